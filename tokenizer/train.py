@@ -1,0 +1,152 @@
+"""Training of a frame tokenizer on a store of episodes.
+
+Axes: B frames of a batch, N frames, H W pixels, h w code grid.
+"""
+
+import math
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from data.errors import UserError
+from data.store import EpisodeStore
+from tokenizer.config import TokenizerTrainConfig
+from tokenizer.contact_sheet import comparison_rows, contact_sheet, write_png
+from tokenizer.frames import FramePool, HeldOut, held_out_frames
+from tokenizer.loop import keyed_rng
+from tokenizer.losses import PatchDiscriminator, ReconstructionLoss, adversarial_terms
+from tokenizer.metrics import code_use, picture_quality
+from tokenizer.model import FrameTokenizer, FrameTokenizerConfig, Reconstruction, to_signal
+
+CHUNK = 64
+"""Frames that are measured at once."""
+_BATCH_STREAM = 1
+"""Keeps the draws of batches apart from the loop's own draws under the same seed."""
+
+
+class Trainee(nn.Module):
+    """The tokenizer and, where the loss asks for one, its discriminator: what one optimizer trains."""
+
+    def __init__(self, tokenizer: FrameTokenizer, discriminator: PatchDiscriminator | None) -> None:
+        super().__init__()
+        self.tokenizer = tokenizer
+        self.discriminator = discriminator
+
+    def forward(self, frames: Tensor) -> Reconstruction:
+        return self.tokenizer(frames)
+
+
+class TokenizerTask:
+    """What `tokenizer.loop.run_loop` trains."""
+
+    def __init__(self, config: TokenizerTrainConfig, store: EpisodeStore) -> None:
+        self.config = config
+        self.pool = FramePool(store, "train")
+        self.held_out = held_out_frames(store, "val", config.evaluation_frames)
+        height, width = store.manifest.size
+        config.tokenizer.grid(height, width)
+        self.reconstruction_loss = ReconstructionLoss(config.losses)
+        with torch.random.fork_rng():
+            torch.manual_seed(config.loop.seed)
+            tokenizer = FrameTokenizer(
+                FrameTokenizerConfig(
+                    tokenizer=asdict(config.tokenizer),
+                    height=height,
+                    width=width,
+                    cameras=list(store.manifest.signals.frame_sizes),
+                    data_hash=store.manifest.hash,
+                )
+            )
+            self.model = Trainee(tokenizer, PatchDiscriminator() if config.losses.adversarial else None)
+        self._warn_of_small_first_batch(height, width)
+
+    @property
+    def tokenizer(self) -> FrameTokenizer:
+        return self.model.tokenizer
+
+    def batch(self, step: int, micro: int) -> Mapping[str, Tensor]:
+        """{"frames": (B, H, W, 3) uint8, "step": 0-dim}."""
+        rng = keyed_rng(self.config.loop.seed, _BATCH_STREAM, step, micro)
+        frames = self.pool.draw(rng, self.config.loop.batch_size, self.config.flip)
+        return {"frames": torch.from_numpy(frames), "step": torch.tensor(step)}
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        """Weighted sum of the terms, and each of them. VQ draws from the global generator, which the loop keys by step."""
+        frames = batch["frames"]
+        reconstruction, true = self.model(frames), to_signal(frames)
+        parts = self.reconstruction_loss(reconstruction.frames, true)
+        if self.config.tokenizer.quantizer == "vq":
+            parts["commitment"] = reconstruction.quantizer_loss
+        if self.model.discriminator is not None and int(batch["step"]) >= self.config.losses.adversarial_start:
+            fool, parts["discriminator"] = adversarial_terms(self.model.discriminator, reconstruction.frames, true)
+            parts["adversarial"] = self.config.losses.adversarial * fool
+        total = torch.stack(list(parts.values())).sum()
+        return total, {name: part.detach() for name, part in parts.items()}
+
+    def evaluate(self) -> dict[str, float]:
+        """Figures on held-out drives: pictures and codes."""
+        made, codes = reconstruct(self.tokenizer, self.held_out.frames)
+        return figures(self.held_out, made, codes, self.tokenizer.codebook_size)
+
+    def save(self, folder: Path) -> None:
+        self.tokenizer.save_pretrained(folder)
+
+    def sample(self, folder: Path, step: int) -> None:
+        write_png(folder / f"step_{step:07d}.png", comparison_sheet(self.tokenizer, self.held_out.frames))
+
+    def units(self) -> tuple[str, float]:
+        return "frames", float(self.config.loop.batch_size)
+
+    def flops(self) -> float:
+        """Convolutions forward, and twice as much backward."""
+        device = self.tokenizer.device
+        frame = torch.zeros(1, *self.held_out.frames.shape[1:], dtype=torch.uint8, device=device)
+        was_training = self.model.training
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            self.model.eval()(frame)
+        self.model.train(was_training)
+        return 3.0 * counter.get_total_flops() * self.config.loop.batch_size
+
+    def _warn_of_small_first_batch(self, height: int, width: int) -> None:
+        config = self.config
+        vectors = config.loop.batch_size * math.prod(config.tokenizer.grid(height, width))
+        if config.tokenizer.quantizer == "vq" and vectors < config.tokenizer.codebook_size:
+            raise UserError(
+                f"loop.batch_size: the codebook of {config.tokenizer.codebook_size} starts from as many vectors of the first batch, "
+                f"which has {vectors}; raise the batch size or lower tokenizer.codebook_size"
+            )
+
+
+@torch.no_grad()
+def reconstruct(tokenizer: FrameTokenizer, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Frames (N, H, W, 3) uint8 there and back, and their codes (N, h, w)."""
+    made, codes = [], []
+    for start in range(0, len(frames), CHUNK):
+        chunk = tokenizer.encode(torch.from_numpy(frames[start : start + CHUNK]).to(tokenizer.device))
+        codes.append(chunk.cpu().numpy())
+        made.append(tokenizer.decode(chunk).cpu().numpy())
+    return np.concatenate(made), np.concatenate(codes)
+
+
+def figures(held_out: HeldOut, made: np.ndarray, codes: np.ndarray, codebook_size: int) -> dict[str, float]:
+    """Quality of the pictures and use of the codes, by name."""
+    quality, use = picture_quality(held_out.frames, made), code_use(codes, held_out.follows, codebook_size)
+    return {
+        "psnr_db": quality.psnr_db,
+        "ssim": quality.ssim,
+        "used_codes": float(use.used),
+        "codebook_perplexity": use.perplexity,
+        "bits_per_frame": use.bits_per_frame,
+        "unchanged_share": use.unchanged_share,
+    }
+
+
+def comparison_sheet(tokenizer: FrameTokenizer, frames: np.ndarray, count: int = 16, columns: int = 8) -> np.ndarray:
+    """Contact sheet of frames spread over `frames`: the true ones above what the tokenizer makes of them."""
+    chosen = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
+    return contact_sheet(comparison_rows(chosen, reconstruct(tokenizer, chosen)[0], columns))
