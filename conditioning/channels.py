@@ -119,9 +119,10 @@ class ChannelSet:
 
     def clamp_report(self, values: np.ndarray) -> list[str]:
         """One line a channel whose values (..., M) leave its range; empty when none does."""
-        rows = np.asarray(values, np.float64).reshape(-1, len(self))
+        table = self._checked(values).astype(np.float64)
         lines = []
-        for column, spec in zip(rows.T, self.specs, strict=True):
+        for index, spec in enumerate(self.specs):
+            column = table[..., index].ravel()
             outside = (column < spec.low) | (column > spec.high)
             if not outside.any():
                 continue

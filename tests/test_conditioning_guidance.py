@@ -1,0 +1,84 @@
+"""Laws of conditioning dropout, guidance and prompt schedules."""
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from conditioning.guidance import DropoutConfig, PromptSchedule, drop_mask, guided_logits
+from data.errors import UserError
+
+
+def pair(dtype: torch.dtype = torch.float32) -> tuple[torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return tuple(torch.randn(2, 5, 64, generator=generator, dtype=torch.float64).to(dtype) for _ in range(2))  # type: ignore[return-value]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, torch.float64])
+def test_scale_one_is_no_guidance_bit_for_bit(dtype: torch.dtype) -> None:
+    conditional, unconditional = pair(dtype)
+    guided = guided_logits(conditional, unconditional, 1.0)
+    assert guided.dtype == torch.promote_types(dtype, torch.float32)
+    assert torch.equal(guided, conditional.to(guided.dtype))
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 3.0, -1.0])
+def test_guidance_is_the_formula(scale: float) -> None:
+    conditional, unconditional = pair(torch.float64)
+    torch.testing.assert_close(
+        guided_logits(conditional, unconditional, scale), scale * conditional + (1 - scale) * unconditional, rtol=1e-12, atol=1e-12
+    )
+
+
+def test_low_precision_is_mixed_in_float32() -> None:
+    conditional, unconditional = pair(torch.bfloat16)
+    assert torch.equal(guided_logits(conditional, unconditional, 3.0), guided_logits(conditional.float(), unconditional.float(), 3.0))
+
+
+def test_equal_branches_are_left_alone_and_ruled_out_ids_stay_out() -> None:
+    conditional, unconditional = pair()
+    torch.testing.assert_close(guided_logits(conditional, conditional, 7.0), conditional, rtol=0, atol=0)
+    conditional[..., 3] = -torch.inf
+    unconditional[..., 3:5] = -torch.inf
+    guided = guided_logits(conditional, unconditional, 2.0)
+    assert (guided[..., 3] == -torch.inf).all() and torch.equal(guided[..., 4], conditional[..., 4])
+
+
+def test_drop_mask_is_seeded_and_has_its_share() -> None:
+    first, again = (drop_mask(20_000, 0.1, torch.Generator().manual_seed(5)) for _ in range(2))
+    assert first.dtype == torch.bool and torch.equal(first, again)
+    assert first.float().mean().item() == pytest.approx(0.1, abs=0.01)
+    generator = torch.Generator().manual_seed(0)
+    assert not drop_mask(1000, 0.0, generator).any() and drop_mask(1000, 1.0, generator).all()
+
+
+def test_dropout_outside_zero_to_one_names_its_field() -> None:
+    with pytest.raises(UserError, match=r"dropout.actions: expected a share from 0 to 1, got 1.5"):
+        DropoutConfig(actions=1.5)
+
+
+def test_a_prompt_holds_from_its_frame_to_the_next() -> None:
+    schedule = PromptSchedule([("sunny day", 0), ("heavy rain at night", 60), ("", 61)])
+    assert [schedule.at(frame) for frame in (0, 59, 60, 61, 10_000)] == ["sunny day"] * 2 + ["heavy rain at night", "", ""]
+    assert PromptSchedule("fog") == PromptSchedule([("fog", 0)])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ([], "got none"),
+        ([("a", 3)], r"\('a', 3\)"),
+        ([("a", 0), ("b", 9), ("c", 9)], "got 9 after 9"),
+        ([("a", 0), ("b", -1)], "got -1 after 0"),
+    ],
+)
+def test_bad_schedules_are_told(changes: list[tuple[str, int]], message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        PromptSchedule(changes)
+
+
+def test_configs_import_without_torch() -> None:
+    code = "import sys, conditioning.guidance, conditioning.text_config; assert 'torch' not in sys.modules and 'numpy' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1], check=True)
