@@ -113,3 +113,16 @@ class TokenizerTrainConfig:
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
     losses: LossConfig = field(default_factory=LossConfig)
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1200, learning_rate=2e-3, weight_decay=0.0))
+
+
+def _demo() -> TokenizerTrainConfig:
+    return TokenizerTrainConfig()
+
+
+PRESETS: dict[str, TokenizerTrainConfig] = {
+    "demo": _demo(),
+    "small": _demo(),
+    "base": _demo(),
+    "large": _demo(),
+    "gaia": _demo(),
+}
