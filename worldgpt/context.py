@@ -1,0 +1,56 @@
+"""True frames to go on from, as tokens: from a prepared drive, a video or an image."""
+
+from pathlib import Path
+
+import numpy as np
+
+from data.errors import UserError
+from worldgpt.pipeline import WorldGPTPipeline
+
+IMAGES = (".png", ".jpg", ".jpeg")
+
+
+def read_context(pipeline: WorldGPTPipeline, path: str | Path, frames: int) -> np.ndarray:
+    """Tokens (T, J) of the first `frames` steps of a drive's .parquet file, a video or an image.
+
+    A drive brings its channels; a video and an image have none, they stand as NULL. UserError where there are fewer steps than asked.
+    """
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"{path}: expected a drive of a prepared set (.parquet), a video or an image, found nothing there")
+    if path.is_dir():
+        raise UserError(f"{path}: expected one drive, a folder was given; name a .parquet file in it")
+    if path.suffix == ".parquet":
+        return _drive_context(pipeline, path, frames)
+    camera = pipeline.model.layout.of_kind("frame")[0].name.removeprefix("camera/")
+    height, width = pipeline.model.config.frame_size
+    return pipeline.context({camera: _pictures(path, frames, pipeline.model.config.fps, (height, width))})
+
+
+def _drive_context(pipeline: WorldGPTPipeline, path: Path, frames: int) -> np.ndarray:
+    from data.store import EpisodeStore
+
+    store = EpisodeStore.open(path.parent.parent)
+    record = next((d for d in store.manifest.drives if (store.path / d.file) == path), None)
+    if record is None:
+        raise UserError(f"{path}: is not a drive of the prepared set in {store.path}")
+    if record.steps < frames:
+        raise UserError(f"{path}: expected at least --context-frames {frames} steps, the drive has {record.steps}")
+    episode = store.read(record.drive_id, 0, frames)
+    telemetry = {c.name: episode.telemetry[:, i] for i, c in enumerate(episode.telemetry_channels)}
+    actions = {c.name: episode.actions[:, i] for i, c in enumerate(episode.action_channels)}
+    return pipeline.context(episode.frames, telemetry, actions)
+
+
+def _pictures(path: Path, frames: int, fps: float, size: tuple[int, int]) -> np.ndarray:
+    """(T, H, W, 3) uint8; an image counts as one frame."""
+    from itertools import islice
+
+    from data.video import decode, read_image
+
+    if path.suffix.lower() in IMAGES:
+        return read_image(path, size)[None]
+    found = [frame for _, frame in islice(decode(path, fps=fps, size=size), frames)]
+    if len(found) < frames:
+        raise UserError(f"{path}: expected at least --context-frames {frames} frames at {fps:g} a second, got {len(found)}")
+    return np.stack(found)

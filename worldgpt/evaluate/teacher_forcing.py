@@ -1,0 +1,72 @@
+"""How well the next step is predicted when the past is true: nats/token by stream, against trivial predictors.
+
+The first step of a window has no past and is left out of every figure here, for model and baselines alike.
+"""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from worldgpt.baselines import Baselines
+from worldgpt.loss import token_nats
+from worldgpt.model import WorldGPT
+from worldgpt.windows import Windows, model_batch
+
+
+def window_nats(model: WorldGPT, inputs: np.ndarray, targets: np.ndarray, captions: list[list[str]], batch_size: int) -> np.ndarray:
+    """(B, T, J) float32 nats of every token of windows, teacher-forced."""
+    parts = []
+    for i in range(0, len(inputs), batch_size):
+        chosen = slice(i, i + batch_size)
+        batch = model_batch(inputs[chosen], targets[chosen], captions[chosen], model.text)
+        parts.append(torch.cat(list(batch_nats(model, batch).values()), dim=-1).float().cpu().numpy())
+    return np.concatenate(parts)
+
+
+def batch_nats(model: WorldGPT, batch: dict[str, Tensor]) -> dict[str, Tensor]:
+    """{stream: (B, T, n)} nats of one batch as `windows.model_batch` makes it."""
+    batch = {name: value.to(model.device) for name, value in batch.items()}
+    prompts = model.text(batch["pieces"])[batch["prompt"]]  # (B, T, P, D_text)
+    return token_nats(model, model(batch["inputs"], prompts), batch["targets"])
+
+
+@torch.no_grad()
+def teacher_forcing(model: WorldGPT, windows: Windows, batch_size: int) -> dict[str, float]:
+    """Nats/token of frames (all, and those codes that changed since the last step), telemetry and actions; bits/frame;
+    and the frames' nats with each window's actions exchanged for another's."""
+    layout, tokens = model.layout, windows.tokens
+    nats = window_nats(model, tokens, tokens, windows.captions, batch_size)[:, 1:]
+    figures = by_kind(nats, tokens, model)
+    if layout.of_kind("action"):
+        span = layout.span_of_kind("action")
+        shuffled = tokens.copy()
+        shuffled[..., span] = np.roll(tokens[..., span], max(1, len(tokens) // 2), axis=0)
+        other = window_nats(model, shuffled, tokens, windows.captions, batch_size)[:, 1:]
+        figures["frame_nats_shuffled_actions"] = by_kind(other, tokens, model)["frame_nats"]
+    return figures
+
+
+def baseline_figures(baselines: Baselines, windows: Windows, model: WorldGPT) -> dict[str, dict[str, float]]:
+    """The same figures of the trivial predictors on the same tokens."""
+    tokens = windows.tokens
+    predictors: dict[str, Callable[[], np.ndarray]] = {
+        "copy_last": lambda: baselines.copy_nats(tokens[:, 1:], tokens[:, :-1]),
+        "unigram": lambda: baselines.unigram_nats(tokens[:, 1:]),
+    }
+    return {name: by_kind(nats(), tokens, model) for name, nats in predictors.items()}
+
+
+def by_kind(nats: np.ndarray, tokens: np.ndarray, model: WorldGPT) -> dict[str, float]:
+    """Means by kind of stream of nats (B, T - 1, J) for the steps from the second on of tokens (B, T, J)."""
+    layout, figures = model.layout, {}
+    for kind in ("frame", "telemetry", "action"):
+        if layout.of_kind(kind):
+            figures[f"{kind}_nats"] = float(nats[..., layout.span_of_kind(kind)].mean())
+    frames = layout.span_of_kind("frame")
+    changed = tokens[:, 1:, frames] != tokens[:, :-1, frames]
+    figures["changed_code_nats"] = float(nats[..., frames][changed].mean()) if changed.any() else 0.0
+    figures["changed_codes"] = float(changed.mean())
+    figures["bits_per_frame"] = figures["frame_nats"] * (frames.stop - frames.start) / np.log(2)
+    return figures

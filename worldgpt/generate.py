@@ -1,0 +1,123 @@
+"""From settings to files: prompted drives as mp4, contact sheet and a record to make them again."""
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import asdict, replace
+from importlib.metadata import version
+from pathlib import Path
+
+import numpy as np
+
+from conditioning.steering import build_commands
+from data.errors import UserError
+from data.folder import write_json
+from data.progress import Bar
+from data.video import VideoWriter
+from tokenizer.contact_sheet import contact_sheet, write_png
+from worldgpt.context import read_context
+from worldgpt.generate_config import GenerateConfig
+from worldgpt.overlay import draw_overlay, enlarge
+from worldgpt.pipeline import Chunk, WorldGPTPipeline
+from worldgpt.sampling import SamplingConfig
+
+SHEET_FRAMES = 16
+
+
+def generate(config: GenerateConfig) -> list[Path]:
+    """Write one video a prompt (with --num-samples a grid of worlds in it); returns their paths."""
+    pipeline = WorldGPTPipeline.from_pretrained(config.checkpoint)
+    commands = build_commands(pipeline.model.actions, pipeline.model.telemetry, config.frames, config.steer, config.speed, config.actions)
+    context = read_context(pipeline, config.context, config.context_frames) if config.context else None
+    worlds = [prompt for prompt in config.prompt for _ in range(config.num_samples)]
+    chunks = pipeline.stream(
+        worlds,
+        config.frames,
+        negative_prompt=config.negative_prompt,
+        guidance=config.guidance,
+        context=context,
+        commands=commands,
+        sampling=SamplingConfig(config.temperature, config.top_k, config.top_p, config.min_p),
+        seed=config.seed,
+        worlds=[sample for _ in config.prompt for sample in range(config.num_samples)],
+    )
+    paths = output_paths(config)
+    write_videos(pipeline, config, chunks, paths)
+    return paths
+
+
+def output_paths(config: GenerateConfig) -> list[Path]:
+    """Where each prompt's video goes: --output, with the prompt's words added where there are several."""
+    path = Path(config.output)
+    if len(config.prompt) == 1:
+        return [path]
+    names = [re.sub(r"[^a-z0-9]+", "-", prompt.lower()).strip("-")[:60] or "unprompted" for prompt in config.prompt]
+    if len(set(names)) < len(names):
+        names = [f"{name}-{i}" for i, name in enumerate(names)]
+    return [path.with_name(f"{path.stem}-{name}.mp4") for name in names]
+
+
+def write_videos(pipeline: WorldGPTPipeline, config: GenerateConfig, chunks: Iterator[Chunk], paths: list[Path]) -> None:
+    """Draw chunks as they come, so that a long drive never sits in memory; then the sheets and records."""
+    kept: list[list[np.ndarray]] = [[] for _ in paths]
+    keep = set(np.linspace(0, config.frames - 1, min(SHEET_FRAMES, config.frames)).round().astype(int).tolist())
+    frame = 0
+    with ExitStack() as stack:
+        writers: list[VideoWriter] = []
+        bar = stack.enter_context(Bar("generating", total=config.frames, unit="frames"))
+        for chunk in chunks:
+            for step in range(chunk.tokens.shape[1]):
+                for i in range(len(paths)):
+                    picture = _picture(pipeline, config, chunk, i, step)
+                    if frame == 0:
+                        paths[i].parent.mkdir(parents=True, exist_ok=True)
+                        writers.append(stack.enter_context(VideoWriter(paths[i], fps=pipeline.model.config.fps, size=picture.shape[:2])))
+                    writers[i].write(picture)
+                    if frame in keep:
+                        kept[i].append(_grid(_first_camera(chunk)[_rows(config, i), step]))
+                frame += 1
+                bar.advance(1)
+    for i, path in enumerate(paths):
+        rows = [np.stack(kept[i][j : j + 4]) for j in range(0, len(kept[i]), 4)]
+        write_png(path.with_suffix(".png"), contact_sheet(rows, enlarge=2))
+        write_json(path.with_suffix(".json"), record(pipeline, config, i))
+
+
+def record(pipeline: WorldGPTPipeline, config: GenerateConfig, prompt: int) -> dict:
+    """Everything needed to make video number `prompt` again."""
+    one = replace(config, prompt=(config.prompt[prompt],))
+    versions = {name: version(name) for name in ("torch", "transformers", "numpy", "av")}
+    weights = {"tokenizer_hash": pipeline.model.config.tokenizer_hash, "model_hash": pipeline.model.content_hash()}
+    return {"settings": json.loads(json.dumps(asdict(one))), **weights, "device": str(pipeline.model.device), "versions": versions}
+
+
+def _rows(config: GenerateConfig, prompt: int) -> slice:
+    return slice(prompt * config.num_samples, (prompt + 1) * config.num_samples)
+
+
+def _first_camera(chunk: Chunk) -> np.ndarray:
+    if not chunk.frames:
+        raise UserError("the world model has no camera to draw")
+    return next(iter(chunk.frames.values()))
+
+
+def _picture(pipeline: WorldGPTPipeline, config: GenerateConfig, chunk: Chunk, prompt: int, step: int) -> np.ndarray:
+    """One frame of a prompt's video: its worlds as a grid, enlarged, each with its strip below."""
+    rows = _rows(config, prompt)
+    pictures = []
+    for world in range(rows.start, rows.stop):
+        picture = enlarge(_first_camera(chunk)[world, step], config.scale)
+        if config.overlay:
+            telemetry, actions = chunk.telemetry[world, step], chunk.actions[world, step]
+            picture = draw_overlay(picture, config.prompt[prompt], telemetry, pipeline.model.telemetry.specs, actions, pipeline.model.actions.specs)
+        pictures.append(picture)
+    return _grid(np.stack(pictures))
+
+
+def _grid(pictures: np.ndarray) -> np.ndarray:
+    """(N, H, W, 3) -> one picture, as square as N allows, black where none is left."""
+    columns = int(np.ceil(np.sqrt(len(pictures))))
+    rows = -(-len(pictures) // columns)
+    blank = np.zeros((rows * columns - len(pictures), *pictures.shape[1:]), np.uint8)
+    return np.concatenate([np.concatenate(row, axis=1) for row in np.split(np.concatenate([pictures, blank]), rows)])

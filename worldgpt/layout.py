@@ -1,0 +1,154 @@
+"""The only owner of token order: which stream stands where in a step, with which ids, at which position.
+
+A step is one block of the sequence:
+
+    [prompt: P embeddings] [frame codes of each camera, raster] [telemetry tokens] [action tokens]
+
+Axes: B worlds, T steps, P prompt positions, J tokens a step (all but the prompt), S = P + J positions a step.
+The token j of a step stands at position P + j and is predicted from position P + j - 1. The prompt is not predicted.
+A stream says what stands where; a codebook says which ids it uses. Id `size` of a codebook is NULL: it can be put in
+(missing, dropped, before the first step) but never comes out.
+"""
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from data.episode import ChannelSpec
+
+Kind = Literal["frame", "telemetry", "action"]
+
+
+@dataclass(frozen=True)
+class Codebook:
+    """A set of ids 0 .. size - 1 with one embedding and one head; shared by all streams that name it."""
+
+    name: str
+    size: int
+
+    @property
+    def null_id(self) -> int:
+        return self.size
+
+
+@dataclass(frozen=True)
+class Stream:
+    """What stands at rows x columns consecutive places of a step."""
+
+    name: str
+    kind: Kind
+    codebook: str
+    rows: int = 1
+    columns: int = 1
+
+    @property
+    def tokens(self) -> int:
+        return self.rows * self.columns
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Order, ids and positions of one step."""
+
+    prompt_tokens: int
+    streams: tuple[Stream, ...]
+    codebooks: tuple[Codebook, ...]
+
+    @classmethod
+    def build(
+        cls,
+        grids: Mapping[str, tuple[int, int]],
+        codebook_size: int,
+        telemetry: tuple[ChannelSpec, ...],
+        actions: tuple[ChannelSpec, ...],
+        prompt_tokens: int,
+    ) -> "Layout":
+        """Layout of cameras {name: (h, w)} that share one codebook, and of channels with a codebook each."""
+        streams = [Stream(f"camera/{name}", "frame", "frame", *grid) for name, grid in grids.items()]
+        streams += [Stream(f"telemetry/{c.name}", "telemetry", c.name) for c in telemetry]
+        streams += [Stream(f"action/{c.name}", "action", c.name) for c in actions]
+        sizes = {"frame": codebook_size, **{c.name: c.bins for c in (*telemetry, *actions)}}
+        return cls(prompt_tokens, tuple(streams), tuple(Codebook(name, size) for name, size in sizes.items()))
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> "Layout":
+        streams = tuple(Stream(**s) for s in values["streams"])
+        return cls(values["prompt_tokens"], streams, tuple(Codebook(**c) for c in values["codebooks"]))
+
+    def to_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    @cached_property
+    def tokens_per_step(self) -> int:
+        return sum(stream.tokens for stream in self.streams)
+
+    @property
+    def positions_per_step(self) -> int:
+        return self.prompt_tokens + self.tokens_per_step
+
+    @cached_property
+    def spans(self) -> dict[str, slice]:
+        """{stream name: its places among the J tokens}."""
+        spans, start = {}, 0
+        for stream in self.streams:
+            spans[stream.name] = slice(start, start + stream.tokens)
+            start += stream.tokens
+        return spans
+
+    def codebook(self, stream: Stream) -> Codebook:
+        return next(c for c in self.codebooks if c.name == stream.codebook)
+
+    def of_kind(self, kind: Kind) -> tuple[Stream, ...]:
+        return tuple(s for s in self.streams if s.kind == kind)
+
+    def span_of_kind(self, kind: Kind) -> slice:
+        """Places of all streams of a kind; they stand next to one another."""
+        spans = [self.spans[s.name] for s in self.of_kind(kind)]
+        return slice(spans[0].start, spans[-1].stop) if spans else slice(0, 0)
+
+    def pieces(self, start: int, stop: int) -> list[tuple[Stream, int, int]]:
+        """Streams met by the tokens start .. stop - 1 of a step, each with the part of that range it covers."""
+        parts = []
+        for stream in self.streams:
+            span = self.spans[stream.name]
+            first, last = max(start, span.start), min(stop, span.stop)
+            if first < last:
+                parts.append((stream, first, last))
+        return parts
+
+    @cached_property
+    def grid_positions(self) -> np.ndarray:
+        """(S, 2) int64 row and column of each position of a step.
+
+        The prompt has row 0, frame codes rows from 1 (cameras side by side), channels the row below the tallest frame.
+        """
+        positions = [(0, i) for i in range(self.prompt_tokens)]
+        frames = self.of_kind("frame")
+        left, bottom = 0, 1 + max((s.rows for s in frames), default=0)
+        for stream in frames:
+            positions += [(1 + r, left + c) for r in range(stream.rows) for c in range(stream.columns)]
+            left += stream.columns
+        channels = len(self.of_kind("telemetry")) + len(self.of_kind("action"))
+        positions += [(bottom, i) for i in range(channels)]
+        return np.array(positions, np.int64)
+
+    @cached_property
+    def null_tokens(self) -> np.ndarray:
+        """(J,) int64: NULL of every place, as stands before the first step."""
+        return np.concatenate([np.full(s.tokens, self.codebook(s).null_id, np.int64) for s in self.streams])
+
+    def pack(self, parts: Mapping[str, np.ndarray], steps: int) -> np.ndarray:
+        """(T, J) int64 from {stream name: (T, tokens) or (T, h, w)}; a stream that is not given is NULL."""
+        tokens = np.tile(self.null_tokens, (steps, 1))
+        for name, span in self.spans.items():
+            if name in parts:
+                tokens[:, span] = np.reshape(parts[name], (steps, -1))
+        return tokens
+
+    def unpack(self, tokens: Any, stream: Stream) -> Any:
+        """(..., h, w) of one stream from tokens (..., J), NumPy or torch."""
+        part = tokens[..., self.spans[stream.name]]
+        return part.reshape(*part.shape[:-1], stream.rows, stream.columns)

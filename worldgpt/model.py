@@ -1,0 +1,234 @@
+"""WorldGPT: a causal transformer over steps of [prompt][frame codes][telemetry][actions].
+
+After GAIA-1 (Hu et al. 2023, arXiv:2309.17080, section 2.2) and IRIS (Micheli et al. 2023, arXiv:2209.00588); blocks with
+RMSNorm and SwiGLU. Added here: the previous-step hint. The input at each position also holds an embedding of the token one
+step back at the place of the token to be predicted, so that "stays as it was" needs no attention at all.
+
+Axes: B worlds, T steps, P prompt positions, J tokens a step, S = P + J, D width, V ids of a codebook, U distinct prompts.
+"""
+
+import hashlib
+from dataclasses import asdict
+from typing import Any
+
+import torch
+from einops import rearrange, repeat
+from torch import Tensor, nn
+from torch.nn import functional as F
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+
+from conditioning.channels import ChannelSet
+from conditioning.text import build_text_encoder
+from conditioning.text_config import TextConfig
+from worldgpt.attention import WorldGPTAttention
+from worldgpt.config import ModelConfig
+from worldgpt.kv_cache import RingCache
+from worldgpt.layout import Layout
+from worldgpt.rope import Rotation, rotation
+
+
+class WorldGPTConfig(PreTrainedConfig):
+    """Sizes, layout, channels and text encoder of a checkpoint; everything in it is plain JSON."""
+
+    model_type = "worldgpt"
+
+    def __init__(
+        self,
+        model: dict[str, Any] | None = None,
+        layout: dict[str, Any] | None = None,
+        text: dict[str, Any] | None = None,
+        telemetry: list[dict[str, Any]] | None = None,
+        actions: list[dict[str, Any]] | None = None,
+        fps: float = 10.0,
+        frame_size: tuple[int, int] = (64, 128),
+        tokenizer_hash: str = "",
+        **kwargs: Any,
+    ) -> None:
+        self.model = model or asdict(ModelConfig())
+        self.layout = layout or {"prompt_tokens": 0, "streams": [], "codebooks": []}
+        self.text = text or asdict(TextConfig())
+        self.telemetry, self.actions = telemetry or [], actions or []
+        self.fps, self.frame_size, self.tokenizer_hash = fps, list(frame_size), tokenizer_hash
+        super().__init__(**kwargs)
+
+    @property
+    def width(self) -> int:
+        return self.model["width"]
+
+    @property
+    def heads(self) -> int:
+        return self.model["heads"]
+
+    @property
+    def layers(self) -> int:
+        return self.model["layers"]
+
+    @property
+    def context_steps(self) -> int:
+        return self.model["context_steps"]
+
+
+class WorldGPTBlock(nn.Module):
+    """Pre-norm attention and SwiGLU (Shazeer 2020)."""
+
+    def __init__(self, config: WorldGPTConfig, layer: int) -> None:
+        super().__init__()
+        hidden = config.model["mlp_width"]
+        self.attention_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.attention = WorldGPTAttention(config, layer)
+        self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
+        self.gate_up = nn.Linear(config.width, 2 * hidden, bias=False)
+        self.down = nn.Linear(hidden, config.width, bias=False)
+
+    def forward(self, x: Tensor, by: Rotation, cache: RingCache | None = None) -> Tensor:
+        x = x + self.attention(self.attention_norm(x), by, cache)
+        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+        return x + self.down(F.silu(gate) * up)
+
+
+class WorldGPT(PreTrainedModel):
+    """The world model. `forward` runs whole windows; `prefill` and `extend` run on a RingCache, step by step."""
+
+    config_class = WorldGPTConfig
+    config: WorldGPTConfig
+    base_model_prefix = "worldgpt"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = True
+    _no_split_modules = ["WorldGPTBlock"]
+
+    def __init__(self, config: WorldGPTConfig) -> None:
+        super().__init__(config)
+        self.layout = Layout.from_dict(config.layout)
+        self.telemetry, self.actions = ChannelSet.from_dicts(config.telemetry), ChannelSet.from_dicts(config.actions)
+        width = config.width
+        self.text = build_text_encoder(TextConfig(**config.text))
+        self.prompt_in = nn.Linear(config.text["width"], width, bias=False)
+        self.token_in = nn.ModuleDict({c.name: nn.Embedding(c.size + 1, width) for c in self.layout.codebooks})
+        self.hint_in = nn.ModuleDict({c.name: nn.Embedding(c.size + 1, width) for c in self.layout.codebooks})
+        self.place_in = nn.ParameterDict({s.name: torch.empty(s.tokens, width) for s in self.layout.streams})
+        self.prompt_place = nn.Parameter(torch.empty(self.layout.prompt_tokens, width))
+        self.blocks = nn.ModuleList(WorldGPTBlock(config, i) for i in range(config.layers))
+        self.final_norm = nn.RMSNorm(width, eps=1e-6)
+        self.heads = nn.ModuleDict({c.name: nn.Linear(width, c.size, bias=False) for c in self.layout.codebooks})
+        self.gradient_checkpointing = False
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        scale = 0.02
+        if isinstance(module, nn.Linear):
+            residual = any(module is m for b in getattr(self, "blocks", []) for m in (b.attention.out, b.down))
+            nn.init.normal_(module.weight, std=scale / (2 * self.config.layers) ** 0.5 if residual else scale)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+        elif isinstance(module, nn.Embedding):
+            nn.init.normal_(module.weight, std=scale)
+        elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
+            nn.init.ones_(module.weight)
+        elif isinstance(module, nn.ParameterDict):
+            for value in module.values():
+                nn.init.normal_(value, std=scale)
+        elif module is self:
+            nn.init.normal_(self.prompt_place, std=scale)
+        elif hasattr(module, "reset_parameters"):
+            module.reset_parameters()
+
+    def content_hash(self) -> str:
+        """16 hex digits that change with any weight."""
+        digest = hashlib.sha256()
+        for name, tensor in sorted(self.state_dict().items()):
+            digest.update(name.encode())
+            digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
+        return digest.hexdigest()[:16]
+
+    # -- embeddings ---------------------------------------------------------------------------------------------------------
+
+    def _tokens_in(self, tables: nn.ModuleDict, tokens: Tensor, start: int) -> Tensor:
+        """Embeddings of the tokens start .. start + n - 1 of a step, (..., n) -> (..., n, D)."""
+        pieces = self.layout.pieces(start, start + tokens.shape[-1])
+        return torch.cat([tables[s.codebook](tokens[..., a - start : b - start]) for s, a, b in pieces], dim=-2)
+
+    def embed_prompt(self, prompts: Tensor, previous: Tensor) -> Tensor:
+        """Prompt positions (..., P, D) from embeddings (..., P, D_text); the last one holds the hint for token 0 of (..., J)."""
+        x = self.prompt_in(prompts) + self.prompt_place
+        hint = self._tokens_in(self.hint_in, previous[..., :1], 0)
+        return torch.cat([x[..., :-1, :], x[..., -1:, :] + hint], dim=-2)
+
+    def embed_tokens(self, tokens: Tensor, previous: Tensor, start: int) -> Tensor:
+        """Positions of tokens start .. start + n - 1, (..., n) -> (..., n, D), with hints from the step before, (..., J)."""
+        stop = start + tokens.shape[-1]
+        spans = self.layout.spans
+        places = [self.place_in[s.name][a - spans[s.name].start : b - spans[s.name].start] for s, a, b in self.layout.pieces(start, stop)]
+        x = self._tokens_in(self.token_in, tokens, start) + torch.cat(places)
+        hinted = previous[..., start + 1 : stop + 1]  # the step's last token predicts nothing and has no hint
+        if not hinted.shape[-1]:
+            return x
+        return x + F.pad(self._tokens_in(self.hint_in, hinted, start + 1), (0, 0, 0, x.shape[-2] - hinted.shape[-1]))
+
+    def embed(self, tokens: Tensor, prompts: Tensor, first: Tensor | None = None) -> Tensor:
+        """Whole steps: tokens (B, T, J), prompts (B, T, P, D_text) -> (B, T, S, D). `first` (B, J): the step before, else NULL."""
+        if first is None:
+            first = repeat(self.null_tokens(tokens.device), "j -> b j", b=len(tokens))
+        previous = torch.cat([first[:, None], tokens[:, :-1]], dim=1)
+        return torch.cat([self.embed_prompt(prompts, previous), self.embed_tokens(tokens, previous, 0)], dim=2)
+
+    def null_tokens(self, device: torch.device) -> Tensor:
+        return torch.as_tensor(self.layout.null_tokens, device=device)
+
+    # -- positions ----------------------------------------------------------------------------------------------------------
+
+    def rotation_at(self, times: Tensor) -> Rotation:
+        """Rotation of the positions of steps at `times` (n,), step by step: (n * S, d / 2)."""
+        grid = torch.as_tensor(self.layout.grid_positions, device=times.device)
+        rows, columns = repeat(grid, "s two -> two (n s)", n=len(times))
+        return rotation(repeat(times, "n -> (n s)", s=len(grid)), rows, columns, self.config.width // self.config.heads)
+
+    # -- forward ------------------------------------------------------------------------------------------------------------
+
+    def forward(self, tokens: Tensor, prompts: Tensor, times: Tensor | None = None) -> Tensor:
+        """Hidden states (B, T, S, D) of windows: tokens (B, T, J), prompts (B, T, P, D_text), times (T,) where steps have gaps."""
+        steps = tokens.shape[1]
+        x = rearrange(self.embed(tokens, prompts), "b t s d -> b (t s) d")
+        by = self.rotation_at(torch.arange(steps, device=tokens.device) if times is None else times)
+        for block in self.blocks:
+            if self.gradient_checkpointing and self.training:
+                x = self._gradient_checkpointing_func(block.__call__, x, by)
+            else:
+                x = block(x, by)
+        return rearrange(self.final_norm(x), "b (t s) d -> b t s d", t=steps)
+
+    def predicting(self, hidden: Tensor) -> Tensor:
+        """Of all positions (..., S, D) those that predict the J tokens, (..., J, D)."""
+        start = self.layout.prompt_tokens - 1
+        return hidden[..., start : start + self.layout.tokens_per_step, :]
+
+    def logits(self, hidden: Tensor, token: int) -> Tensor:
+        """Logits (..., V) for token `token` of a step from the hidden state (..., D) at the position before it."""
+        stream, _, _ = self.layout.pieces(token, token + 1)[0]
+        return self.heads[stream.codebook](hidden)
+
+    # -- with a cache -------------------------------------------------------------------------------------------------------
+
+    def new_cache(self, batch: int, window_steps: int | None = None) -> RingCache:
+        """An empty cache for `batch` worlds, in the model's dtype and on its device."""
+        heads, weight = self.config.heads, self.prompt_place
+        head_dim, window = self.config.width // heads, window_steps or self.config.context_steps
+        size = self.layout.positions_per_step
+        return RingCache(self.config.layers, batch, heads, head_dim, size, window, self.rotation_at, weight.dtype, weight.device)
+
+    def extend(self, x: Tensor, by: Rotation, cache: RingCache) -> Tensor:
+        """Run n new positions (B, n, D) after the filled ones of the cache; returns their hidden states."""
+        for block in self.blocks:
+            x = block(x, by, cache)
+        cache.advance(x.shape[1])
+        return self.final_norm(x)
+
+    def prefill(self, tokens: Tensor, prompts: Tensor, cache: RingCache) -> None:
+        """Put context steps (B, T, J) with prompts (B, T, P, D_text) into an empty cache in one forward pass."""
+        by = cache.begin(tokens.shape[1])
+        self.extend(rearrange(self.embed(tokens, prompts), "b t s d -> b (t s) d"), by, cache)
+
+
+AutoConfig.register("worldgpt", WorldGPTConfig)
+AutoModel.register(WorldGPTConfig, WorldGPT)

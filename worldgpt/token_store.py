@@ -1,0 +1,191 @@
+"""Encoded drives on disk: what the world model trains on, with no picture in sight.
+
+A folder holds, a split: `<split>.codes.npy` (N, C) uint16 or int32, all cameras' codes a step, and `<split>.channels.npy`
+(N, M + A) float32 in physical units; and `tokens.json`, the sidecar: grids, codebook, hashes, channels, drives, captions.
+Windows never cross drives.
+"""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from data.episode import Caption, ChannelSpec
+from data.errors import UserError
+from data.folder import atomic_folder, read_json, write_json
+
+SIDECAR = "tokens.json"
+FORMAT = "worldgpt-tokens"
+
+
+@dataclass(frozen=True)
+class TokenDrive:
+    """One drive: rows first .. last - 1 of its split's arrays."""
+
+    drive_id: str
+    split: str
+    first: int
+    last: int
+    captions: tuple[Caption, ...]
+    """In steps of the drive; several may cover a step, then any of them is true of it."""
+    labels: Mapping[str, str]
+
+    @property
+    def steps(self) -> int:
+        return self.last - self.first
+
+
+@dataclass(frozen=True)
+class TokenStoreInfo:
+    """The sidecar."""
+
+    grids: Mapping[str, tuple[int, int]]
+    """{camera: (h, w)} in the order in which their codes stand."""
+    codebook_size: int
+    tokenizer_hash: str
+    data_hash: str
+    frame_size: tuple[int, int]
+    """(H, W) in pixels; (0, 0) where the source shipped codes."""
+    fps: float
+    telemetry: tuple[ChannelSpec, ...]
+    actions: tuple[ChannelSpec, ...]
+    drives: tuple[TokenDrive, ...]
+
+
+class TokenStore:
+    """Read access to an encoded set."""
+
+    def __init__(self, folder: Path, info: TokenStoreInfo) -> None:
+        self.folder, self.info = folder, info
+        self._arrays: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+
+    @classmethod
+    def open(cls, folder: str | Path) -> "TokenStore":
+        """UserError where the sidecar is missing or of another format."""
+        folder = Path(folder)
+        if not (folder / SIDECAR).exists():
+            raise UserError(f"{folder}: expected an encoded set, found no {SIDECAR}")
+        values = read_json(folder / SIDECAR)
+        if values.pop("format", None) != FORMAT:
+            raise UserError(f"{folder / SIDECAR}: expected format {FORMAT!r}")
+        return cls(folder, _info_from_dict(values))
+
+    def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
+        """Memory maps of a split: codes (N, C) and channel values (N, M + A)."""
+        if split not in self._arrays:
+            codes, channels = (np.load(self.folder / f"{split}.{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("codes", "channels"))
+            self._arrays[split] = codes, channels
+        return self._arrays[split]
+
+    def drives(self, split: str) -> list[TokenDrive]:
+        return [drive for drive in self.info.drives if drive.split == split]
+
+    def window_starts(self, split: str, steps: int) -> tuple[np.ndarray, list[TokenDrive]]:
+        """(n,) first rows of all windows of `steps` that lie in one drive, and the drives (for captions), in row order.
+
+        Raises UserError where no drive is long enough.
+        """
+        drives = self.drives(split)
+        starts = [np.arange(d.first, d.last - steps + 1) for d in drives if d.steps >= steps]
+        if not starts:
+            longest = max((d.steps for d in drives), default=0)
+            raise UserError(f"{self.folder}: split {split!r} has no drive of {steps} steps (the longest has {longest}); lower model.context_steps")
+        return np.concatenate(starts), drives
+
+
+def drive_of(drives: list[TokenDrive], row: int) -> TokenDrive:
+    """The drive that holds a row."""
+    place = int(np.searchsorted([d.last for d in drives], row, side="right"))
+    return drives[place]
+
+
+def window_captions(drive: TokenDrive, start: int, steps: int, rng: np.random.Generator | None) -> list[str]:
+    """Caption of each of `steps` steps from step `start` of a drive; "" where nothing is said.
+
+    Of several captions that cover a step one is drawn with `rng` (None: the first), and stays as long as it is true.
+    """
+    texts: list[str] = []
+    while len(texts) < steps:
+        now = start + len(texts)
+        true = [c for c in drive.captions if c.start <= now < c.end]
+        if true:
+            chosen = true[int(rng.integers(len(true)))] if rng is not None else true[0]
+            length = chosen.end - now
+            texts += [chosen.text] * length
+        else:
+            coming = [c.start for c in drive.captions if c.start > now]
+            texts += [""] * (min(coming) - now if coming else steps)
+    return texts[:steps]
+
+
+def encode_store(store: Any, tokenizer: Any, folder: Path, *, device: torch.device, batch_size: int = 64) -> TokenStore:
+    """Encode every split of a data.store.EpisodeStore into `folder`, or open what is there if data and tokenizer are the same.
+
+    A store whose source shipped codes needs no tokenizer (None).
+    """
+    tokenizer_hash = tokenizer.content_hash() if tokenizer is not None else "codes"
+    if (folder / SIDECAR).exists():
+        found = TokenStore.open(folder)
+        if (found.info.tokenizer_hash, found.info.data_hash) == (tokenizer_hash, store.hash):
+            return found
+    with atomic_folder(folder) as part:
+        info = _encode_splits(store, tokenizer, tokenizer_hash, part, device, batch_size)
+        write_json(part / SIDECAR, {"format": FORMAT, **_info_to_dict(info)})
+    return TokenStore.open(folder)
+
+
+def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path, device: torch.device, batch_size: int) -> TokenStoreInfo:
+    manifest = store.manifest
+    if tokenizer is None:
+        grids, size, codebook_size = dict(manifest.signals.code_grids), (0, 0), 0
+    else:
+        size = manifest.size
+        grids, codebook_size = dict.fromkeys(manifest.cameras, tokenizer.grid(*size)), tokenizer.codebook_size
+        tokenizer = tokenizer.to(device).eval()
+    drives: list[TokenDrive] = []
+    for split in manifest.splits:
+        rows, codes, channels = 0, [], []
+        for record, part_codes, part_channels in _encoded_drives(store, tokenizer, split, device, batch_size):
+            drives.append(TokenDrive(record.drive_id, split, rows, rows + len(part_codes), record.captions, record.labels))
+            rows += len(part_codes)
+            codes.append(part_codes)
+            channels.append(part_channels)
+        whole = np.concatenate(codes)
+        if tokenizer is None:
+            codebook_size = max(codebook_size, int(whole.max()) + 1)
+        np.save(folder / f"{split}.codes.npy", whole.astype(np.uint16 if whole.max() < 2**16 else np.int32))
+        np.save(folder / f"{split}.channels.npy", np.concatenate(channels).astype(np.float32))
+    return TokenStoreInfo(grids, codebook_size, tokenizer_hash, store.hash, size, manifest.fps, manifest.telemetry, manifest.actions, tuple(drives))
+
+
+def _encoded_drives(store: Any, tokenizer: Any, split: str, device: torch.device, batch_size: int) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
+    """Each drive's record, codes (T, C) int32 and channel values (T, M + A)."""
+    for record in store.drives(split):
+        episode = store.read(record.drive_id)
+        if tokenizer is None:
+            codes = [np.reshape(episode.codes[camera], (episode.steps, -1)) for camera in store.manifest.cameras]
+        else:
+            codes = [encode_frames(tokenizer, episode.frames[camera], device, batch_size).reshape(episode.steps, -1) for camera in store.manifest.cameras]
+        values = [v for v, c in ((episode.telemetry, episode.telemetry_channels), (episode.actions, episode.action_channels)) if c]
+        yield record, np.concatenate(codes, axis=1), np.concatenate([np.zeros((episode.steps, 0)), *values], axis=1)
+
+
+@torch.no_grad()
+def encode_frames(tokenizer: Any, frames: np.ndarray, device: torch.device, batch_size: int = 64) -> np.ndarray:
+    """frames (T, H, W, 3) uint8 -> codes (T, h, w) int32, in float32 arithmetic, so that codes do not depend on the batch."""
+    parts = [tokenizer.encode(torch.from_numpy(np.ascontiguousarray(frames[i : i + batch_size])).to(device)) for i in range(0, len(frames), batch_size)]
+    return torch.cat(parts).cpu().numpy().astype(np.int32)
+
+
+def _info_to_dict(info: TokenStoreInfo) -> dict[str, Any]:
+    return asdict(info)
+
+
+def _info_from_dict(values: dict[str, Any]) -> TokenStoreInfo:
+    drives = tuple(TokenDrive(**{**d, "captions": tuple(Caption(**c) for c in d["captions"])}) for d in values["drives"])
+    channels = {kind: tuple(ChannelSpec(**c) for c in values[kind]) for kind in ("telemetry", "actions")}
+    grids = {camera: (grid[0], grid[1]) for camera, grid in values["grids"].items()}
+    return TokenStoreInfo(**{**values, **channels, "drives": drives, "grids": grids, "frame_size": tuple(values["frame_size"])})

@@ -1,0 +1,148 @@
+"""Training of the world model on an encoded set; what the loop needs to know of it."""
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from conditioning.text import fit_text_encoder
+from data.errors import UserError
+from data.folder import write_json
+from tokenizer.loop import keyed_rng, run_loop
+from tokenizer.model import FrameTokenizer
+from worldgpt.baselines import fit_baselines
+from worldgpt.config import WorldTrainConfig
+from worldgpt.evaluate.teacher_forcing import baseline_figures, batch_nats, teacher_forcing
+from worldgpt.layout import Layout
+from worldgpt.loss import total_loss
+from worldgpt.model import WorldGPT, WorldGPTConfig
+from worldgpt.pipeline import WorldGPTPipeline
+from worldgpt.samples import sample_sheet
+from worldgpt.token_store import TokenStore
+from worldgpt.transfer import load_matching
+from worldgpt.windows import WindowReader, corrupt, model_batch
+
+BASELINE_ROWS = 200_000
+"""Training steps that the baselines are counted on, at most."""
+
+
+class WorldTask:
+    """A tokenizer.loop.Task: windows of tokens in, nats out."""
+
+    def __init__(self, config: WorldTrainConfig, model: WorldGPT, store: TokenStore, tokenizer: FrameTokenizer | None) -> None:
+        self.config, self.model, self.store, self.tokenizer = config, model, store, tokenizer
+        steps = config.model.context_steps
+        self.training = WindowReader(store, "train", model.layout, steps)
+        self.held_out = WindowReader(store, "val", model.layout, steps).spaced(config.evaluation_windows)
+
+    def batch(self, step: int, micro: int) -> Mapping[str, Tensor]:
+        rng = keyed_rng(self.config.loop.seed, step, micro)
+        windows = self.training.random(self.config.loop.batch_size, rng)
+        inputs, captions = corrupt(windows, self.model.layout, self.config.history_corruption, self.config.dropout, rng)
+        return model_batch(inputs, windows.tokens, captions, self.model.text)
+
+    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
+        loss, parts = total_loss(self.model, batch_nats(self.model, dict(batch)), self.config.channel_weight)
+        codes = sum(s.tokens for s in self.model.layout.of_kind("frame"))
+        return loss, {**parts, "bits_per_frame": parts["frame_nats"] * codes / float(np.log(2))}
+
+    def evaluate(self) -> dict[str, float]:
+        return teacher_forcing(self.model, self.held_out, self.config.loop.batch_size)
+
+    def baselines(self) -> dict[str, dict[str, float]]:
+        """Trivial predictors on the same held-out windows."""
+        rows = min(BASELINE_ROWS, len(self.training.codes))
+        tokens = self.training.tokens(np.arange(rows))
+        starts = np.array([d.first for d in self.training.drives if d.first < rows])
+        layout = self.model.layout
+        sizes = [layout.codebook(s).size for s in layout.streams for _ in range(s.tokens)]
+        return baseline_figures(fit_baselines(tokens, starts, sizes), self.held_out, self.model)
+
+    def save(self, folder: Path) -> None:
+        WorldGPTPipeline(self.model, self.tokenizer).save_pretrained(folder)
+
+    def sample(self, folder: Path, step: int) -> None:
+        if self.tokenizer is not None and self.config.sample_steps:
+            pipeline = WorldGPTPipeline(self.model, self.tokenizer)
+            sample_sheet(pipeline, self.held_out, self.config.sample_steps, folder / f"rollout_{step:07d}.png")
+
+    def units(self) -> tuple[str, float]:
+        return "tokens", self.config.loop.batch_size * self.config.model.context_steps * self.model.layout.tokens_per_step
+
+    def flops(self) -> float:
+        """6 a weight and position (Kaplan et al. 2020), and the causal half of attention's two products, forward and backward."""
+        config, layout, steps = self.config.model, self.model.layout, self.config.model.context_steps
+        positions = steps * layout.positions_per_step
+        weights = sum(p.numel() for p in self.model.blocks.parameters())
+        heads = steps * sum(s.tokens * layout.codebook(s).size for s in layout.streams) * config.width
+        return self.config.loop.batch_size * 6.0 * (positions * weights + heads + positions**2 * config.width * config.layers)
+
+
+def build_model(config: WorldTrainConfig, store: TokenStore) -> WorldGPT:
+    """A fresh model for an encoded set: layout, channels and text encoder fitted to it."""
+    torch.manual_seed(config.loop.seed)
+    info = store.info
+    captions = [c.text for d in store.drives("train") for c in d.captions]
+    text, proto = fit_text_encoder(captions or ["driving"], config.text)
+    layout = Layout.build(info.grids, info.codebook_size, info.telemetry, info.actions, text.prompt_tokens)
+    model = WorldGPT(
+        WorldGPTConfig(
+            model=asdict(config.model),
+            layout=layout.to_dict(),
+            text=asdict(text),
+            telemetry=[asdict(c) for c in info.telemetry],
+            actions=[asdict(c) for c in info.actions],
+            fps=info.fps,
+            frame_size=info.frame_size,
+            tokenizer_hash=info.tokenizer_hash,
+        )
+    )
+    if proto:
+        model.text.set_proto(proto)
+    return model
+
+
+def check_tokenizer(tokenizer: FrameTokenizer, manifest: Any, folder: str) -> None:
+    """UserError where the tokenizer was trained on other cameras or another frame size than the data has."""
+    trained = tokenizer.config
+    if (trained.height, trained.width) != tuple(manifest.size):
+        raise UserError(
+            f"{folder}: the tokenizer was trained on frames of {trained.height}x{trained.width}, the data has {manifest.size[0]}x{manifest.size[1]}"
+        )
+    missing = sorted(set(manifest.cameras) - set(trained.cameras))
+    if missing:
+        raise UserError(f"{folder}: the tokenizer was not trained on camera {missing[0]!r} (only on {', '.join(trained.cameras)})")
+
+
+def train_worldgpt(config: WorldTrainConfig, store: TokenStore, tokenizer: FrameTokenizer | None, output: Path) -> dict[str, Any]:
+    """Train, evaluate against baselines, write `output`; returns the report."""
+    began = time.time()
+    model = build_model(config, store)
+    if config.init_from is not None:
+        print(load_matching(model, config.init_from))
+    task = WorldTask(config, model, store, tokenizer)
+    description = {"config": asdict(config), "data_hash": store.info.data_hash, "tokenizer_hash": store.info.tokenizer_hash}
+    figures = run_loop(task, config.loop, output, resume=config.resume, description=description)
+    report = {"held_out": figures, "baselines": task.baselines(), "seconds": round(time.time() - began), "windows": len(task.held_out.tokens)}
+    write_json(output / "report.json", report)
+    print(comparison(report))
+    return report
+
+
+def comparison(report: Mapping[str, Any]) -> str:
+    """The held-out figures beside the baselines', as a small table."""
+    rows = {"model": report["held_out"], **report["baselines"]}
+    names = ("frame_nats", "changed_code_nats", "bits_per_frame", "telemetry_nats", "action_nats")
+    names = tuple(n for n in names if n in report["held_out"])
+    lines = [f"held out{'':<12}" + "".join(f"{n:>19}" for n in names)]
+    lines += [f"{name:<20}" + "".join(f"{row[n]:>19.3f}" for n in names) for name, row in rows.items()]
+    if "frame_nats_shuffled_actions" in report["held_out"]:
+        lines.append(f"frame_nats with shuffled actions: {report['held_out']['frame_nats_shuffled_actions']:.3f}")
+    return "\n".join(lines)
+
+
