@@ -114,6 +114,20 @@ class Manifest:
     def splits(self) -> tuple[str, ...]:
         return tuple(dict.fromkeys(drive.split for drive in self.drives))
 
+    def summary(self) -> list[str]:
+        """Lines for people: drives, steps and hours by split, channels, what was left out."""
+        lines = []
+        for split in self.splits:
+            steps = [drive.steps for drive in self.drives if drive.split == split]
+            lines.append(f"{split}: {len(steps)} drives, {sum(steps):,} steps, {_time_text(sum(steps) / self.fps)}")
+        if "val" not in self.splits:
+            lines.append("val: none, for the drives are too few or too short to hold a part out")
+        names = [[channel.name for channel in channels] or ["none"] for channels in (self.telemetry, self.actions)]
+        lines.append(f"telemetry: {', '.join(names[0])}; actions: {', '.join(names[1])}; {self.fps:g} steps a second")
+        if self.skipped:
+            lines.append(f"skipped: {len(self.skipped)} drives, listed in {MANIFEST_FILE}")
+        return lines
+
     @cached_property
     def hash(self) -> str:
         """Fingerprint of the data: of every drive's content and split, and of the signals."""
@@ -195,6 +209,10 @@ def load_manifest(folder: Path) -> Manifest:
         )
     except (KeyError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged manifest, field {error}") from error
+
+
+def _time_text(seconds: float) -> str:
+    return f"{seconds / 3600:.2f} h" if seconds >= 3600 else f"{seconds / 60:.1f} min"
 
 
 def _brief(value: Any) -> str:

@@ -36,13 +36,11 @@ def resample(stream: Iterable[tuple[float, Item]], fps: float, *, source_fps: fl
     for now in rising(stream, name):
         if before is None:
             start = now[0]
-        while (target := start + count / fps) <= now[0]:
+        while (target := start + count / fps) <= now[0] + 1e-6:
             last = _nearest(before, now, last, target, fps, name)
             yield last
             count += 1
         before = now
-    if before is not None and before is not last and abs(start + count / fps - before[0]) <= 0.5 / fps:
-        yield before
 
 
 def rising(stream: Iterable[tuple[float, Item]], name: str) -> Iterator[tuple[float, Item]]:

@@ -130,11 +130,12 @@ def _gather(
         for part in plan.parts:
             _shard_path(folder, part).unlink(missing_ok=True)
         skipped[plan.drive.drive_id] = reason
-        print(f"skipped {plan.drive.drive_id}: {reason}", file=sys.stderr)
+    for split in [entry for entry in folder.iterdir() if entry.is_dir() and not any(entry.iterdir())]:
+        split.rmdir()
     if not shards:
-        for split in [entry for entry in folder.iterdir() if entry.is_dir() and not any(entry.iterdir())]:
-            split.rmdir()
-        raise UserError(f"no usable drive among {len(plans)}; the first one: {next(iter(skipped.values()))}")
+        raise UserError(f"no usable drive among {len(plans)}: {next(iter(skipped.values()))}")
+    for drive_id, reason in skipped.items():
+        print(f"skipped {drive_id}: {reason}", file=sys.stderr)
     records = tuple(shard.record for shard in shards)
     return Manifest(source, shards[0].signals, records, license, settings, skipped)
 

@@ -61,7 +61,7 @@ def parse(
         name = default_preset if isinstance(default_preset, str) else None if asks_help else default_preset()
     if name is not None and name not in presets:
         raise UserError(f"--preset: expected one of {', '.join(presets)}, got {name!r}")
-    default = presets[name] if name else next(iter(presets.values())) if asks_help and presets else settings()
+    default = presets[name] if name else next(iter(presets.values())) if asks_help and presets else _blank(settings)
     if config is not None:
         default = override(default, read_yaml(Path(config)), source=config)
     return _run_tyro(settings, default, argv, presets, prog)
@@ -118,6 +118,18 @@ def override(settings: Settings, values: Mapping[str, Any], *, source: str, pref
         except TypeError as error:
             raise UserError(f"{source}: field {path!r} expected {error}, got {value!r}") from error
     return dataclasses.replace(cast(Any, settings), **changes)
+
+
+def _blank(settings: type[Settings]) -> Settings:
+    """Defaults, with a mark at the fields that have none: tyro asks for these by name."""
+    import tyro
+
+    hints = typing.get_type_hints(settings)
+    values = {}
+    for item in dataclasses.fields(cast(Any, settings)):
+        if item.default is item.default_factory is dataclasses.MISSING:
+            values[item.name] = _blank(hints[item.name]) if dataclasses.is_dataclass(hints[item.name]) else tyro.MISSING
+    return settings(**values)
 
 
 def _convert(hint: Any, value: Any) -> Any:

@@ -44,8 +44,8 @@ def drives(config: DashsimConfig) -> Iterator[Drive]:
     """Every drive of the splits train, val and heldout; nothing is simulated before its `episodes` are read."""
     for split in SPLITS:
         for number in range(config.drives_in(split)):
-            drive_id = plan_drive(config, split, number).drive_id
-            yield Drive(drive_id, partial(episodes, config, drive_id), split)
+            plan = plan_drive(config, split, number)
+            yield Drive(plan.drive_id, partial(episodes, config, plan.drive_id), split, plan.steps)
 
 
 def plan_drive(config: DashsimConfig, split: Split, number: int) -> DrivePlan:
