@@ -14,7 +14,7 @@ from tokenizer.perceptual import load_perceptual
 
 EVERY_TERM = LossConfig(l1=1, l2=1, gradient=1, ssim=1, detail=3)
 VGG_SHAPES = {0: (64, 3), 2: (64, 64), 5: (128, 64), 7: (128, 128), 10: (256, 128), 12: (256, 256), 14: (256, 256), 17: (512, 256)}
-VGG_SHAPES |= {layer: (512, 512) for layer in (19, 21, 24, 26, 28)}
+VGG_SHAPES |= dict.fromkeys((19, 21, 24, 26, 28), (512, 512))
 
 
 def signals(seed: int = 0) -> tuple[torch.Tensor, torch.Tensor]:
@@ -89,7 +89,7 @@ def test_absent_perceptual_weights_are_told_plainly(tmp_path: Path, capsys: pyte
     made, true = signals()
     assert "perceptual" not in ReconstructionLoss(LossConfig(perceptual=1.0))(made, true)
     assert "perceptual term left out: no weights" in capsys.readouterr().out
-    with pytest.raises(UserError, match="losses.perceptual_weights: expected a safetensors file, found none"):
+    with pytest.raises(UserError, match=r"losses\.perceptual_weights: expected a safetensors file, found none"):
         load_perceptual(str(tmp_path / "absent.safetensors"))
     save_file({"other": torch.zeros(1)}, tmp_path / "other.safetensors")
     with pytest.raises(UserError, match="expected VGG-16's convolutions"):

@@ -57,16 +57,15 @@ class HeldOut:
 
 def held_out_frames(store: EpisodeStore, split: str, count: int) -> HeldOut:
     """About `count` frames of a split, or all it has: runs of up to 16 within a drive, spread evenly over it and the cameras."""
-    cameras, drives = list(store.manifest.signals.frame_sizes), store.frame_index(split)
-    total = drives[-1][2]
-    runs = max(1, min(count, total * len(cameras)) // (RUN * len(cameras)))
-    places = [
-        (camera, drive_id, first, row)
-        for camera in cameras
-        for start in (run * total // runs for run in range(runs))
-        for drive_id, first, end in drives
-        for row in range(max(start, first), min(start + RUN, end) if first <= start < end else first)
+    cameras = list(store.manifest.signals.frame_sizes)
+    blocks = [
+        (drive_id, first, start, min(start + RUN, end))
+        for drive_id, first, end in store.frame_index(split)
+        for start in range(first, end, RUN)
     ]
+    runs = min(len(blocks), max(1, count // (RUN * len(cameras))))
+    chosen = [blocks[run * len(blocks) // runs] for run in range(runs)]
+    places = [(camera, drive_id, first, row) for camera in cameras for drive_id, first, start, end in chosen for row in range(start, end)]
     arrays = {camera: store.frame_array(split, camera) for camera in cameras}
     same = [a[:3] == b[:3] and a[3] + 1 == b[3] for a, b in pairwise(places)]
     return HeldOut(

@@ -7,24 +7,23 @@ import math
 from collections.abc import Mapping
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.errors import UserError
+from data.folder import prepare_output
 from data.store import EpisodeStore
 from tokenizer.config import TokenizerTrainConfig
-from tokenizer.contact_sheet import comparison_rows, contact_sheet, write_png
-from tokenizer.frames import FramePool, HeldOut, held_out_frames
-from tokenizer.loop import keyed_rng
+from tokenizer.contact_sheet import write_png
+from tokenizer.frames import FramePool, held_out_frames
+from tokenizer.loop import keyed_rng, run_loop
 from tokenizer.losses import PatchDiscriminator, ReconstructionLoss, adversarial_terms
-from tokenizer.metrics import code_use, picture_quality
 from tokenizer.model import FrameTokenizer, FrameTokenizerConfig, Reconstruction, to_signal
+from tokenizer.report import comparison_sheet, figures, reconstruct, write_report
 
-CHUNK = 64
-"""Frames that are measured at once."""
 _BATCH_STREAM = 1
 """Keeps the draws of batches apart from the loop's own draws under the same seed."""
 
@@ -53,7 +52,7 @@ class TokenizerTask:
         self.reconstruction_loss = ReconstructionLoss(config.losses)
         with torch.random.fork_rng():
             torch.manual_seed(config.loop.seed)
-            tokenizer = FrameTokenizer(
+            self.tokenizer = FrameTokenizer(
                 FrameTokenizerConfig(
                     tokenizer=asdict(config.tokenizer),
                     height=height,
@@ -62,12 +61,9 @@ class TokenizerTask:
                     data_hash=store.manifest.hash,
                 )
             )
-            self.model = Trainee(tokenizer, PatchDiscriminator() if config.losses.adversarial else None)
-        self._warn_of_small_first_batch(height, width)
-
-    @property
-    def tokenizer(self) -> FrameTokenizer:
-        return self.model.tokenizer
+            self.discriminator = PatchDiscriminator() if config.losses.adversarial else None
+        self.model: nn.Module = Trainee(self.tokenizer, self.discriminator)
+        self._check_first_batch(height, width)
 
     def batch(self, step: int, micro: int) -> Mapping[str, Tensor]:
         """{"frames": (B, H, W, 3) uint8, "step": 0-dim}."""
@@ -82,8 +78,8 @@ class TokenizerTask:
         parts = self.reconstruction_loss(reconstruction.frames, true)
         if self.config.tokenizer.quantizer == "vq":
             parts["commitment"] = reconstruction.quantizer_loss
-        if self.model.discriminator is not None and int(batch["step"]) >= self.config.losses.adversarial_start:
-            fool, parts["discriminator"] = adversarial_terms(self.model.discriminator, reconstruction.frames, true)
+        if self.discriminator is not None and int(batch["step"]) >= self.config.losses.adversarial_start:
+            fool, parts["discriminator"] = adversarial_terms(self.discriminator, reconstruction.frames, true)
             parts["adversarial"] = self.config.losses.adversarial * fool
         total = torch.stack(list(parts.values())).sum()
         return total, {name: part.detach() for name, part in parts.items()}
@@ -112,7 +108,7 @@ class TokenizerTask:
         self.model.train(was_training)
         return 3.0 * counter.get_total_flops() * self.config.loop.batch_size
 
-    def _warn_of_small_first_batch(self, height: int, width: int) -> None:
+    def _check_first_batch(self, height: int, width: int) -> None:
         config = self.config
         vectors = config.loop.batch_size * math.prod(config.tokenizer.grid(height, width))
         if config.tokenizer.quantizer == "vq" and vectors < config.tokenizer.codebook_size:
@@ -122,31 +118,16 @@ class TokenizerTask:
             )
 
 
-@torch.no_grad()
-def reconstruct(tokenizer: FrameTokenizer, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (N, H, W, 3) uint8 there and back, and their codes (N, h, w)."""
-    made, codes = [], []
-    for start in range(0, len(frames), CHUNK):
-        chunk = tokenizer.encode(torch.from_numpy(frames[start : start + CHUNK]).to(tokenizer.device))
-        codes.append(chunk.cpu().numpy())
-        made.append(tokenizer.decode(chunk).cpu().numpy())
-    return np.concatenate(made), np.concatenate(codes)
+def train_tokenizer(config: TokenizerTrainConfig) -> dict[str, Any]:
+    """Trains, saves and reports; returns what report.json holds. UserError before anything is written where data or shape do not fit."""
+    from accelerate import PartialState
 
-
-def figures(held_out: HeldOut, made: np.ndarray, codes: np.ndarray, codebook_size: int) -> dict[str, float]:
-    """Quality of the pictures and use of the codes, by name."""
-    quality, use = picture_quality(held_out.frames, made), code_use(codes, held_out.follows, codebook_size)
-    return {
-        "psnr_db": quality.psnr_db,
-        "ssim": quality.ssim,
-        "used_codes": float(use.used),
-        "codebook_perplexity": use.perplexity,
-        "bits_per_frame": use.bits_per_frame,
-        "unchanged_share": use.unchanged_share,
-    }
-
-
-def comparison_sheet(tokenizer: FrameTokenizer, frames: np.ndarray, count: int = 16, columns: int = 8) -> np.ndarray:
-    """Contact sheet of frames spread over `frames`: the true ones above what the tokenizer makes of them."""
-    chosen = frames[np.linspace(0, len(frames) - 1, min(count, len(frames))).round().astype(int)]
-    return contact_sheet(comparison_rows(chosen, reconstruct(tokenizer, chosen)[0], columns))
+    processes = PartialState()
+    with processes.main_process_first():
+        store = EpisodeStore.open(config.data)
+        task = TokenizerTask(config, store)
+        output = prepare_output(config.output, resume=config.resume, overwrite=config.overwrite)
+    run_loop(task, config.loop, output, resume=config.resume, description={"config": asdict(config), "data_hash": store.hash})
+    if not processes.is_main_process:
+        return {}
+    return write_report(output, store, task.held_out, task.tokenizer.device)

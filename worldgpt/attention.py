@@ -3,15 +3,24 @@
 import torch
 from einops import rearrange
 from torch import Tensor, nn
+from torch.nn import functional as F
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 from worldgpt.kv_cache import RingCache
-from worldgpt.rope import Rotation, rotate
+from worldgpt.rope import rotate
+
+SHARPNESS = 1.5
+"""Logits of normalised queries and keys lie within +-SHARPNESS * sqrt(d); 1 would be too soft to pick one of a thousand positions."""
+
+
+def rms_norm(x: Tensor) -> Tensor:
+    """Root-mean-square norm (Zhang & Sennrich 2019) over the last axis, without a gain: the matrix that follows can hold it."""
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class WorldGPTAttention(nn.Module):
-    """Multi-head attention of width D; Q and K are RMS-normalised per head (Henry et al. 2020), so logits stay bounded."""
+    """Multi-head attention of width D; queries and keys are RMS-normalised a head (Henry et al. 2020), so logits stay bounded."""
 
     is_causal = True
 
@@ -21,13 +30,11 @@ class WorldGPTAttention(nn.Module):
         self.heads, self.head_dim = config.heads, config.width // config.heads
         self.qkv = nn.Linear(config.width, 3 * config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
-        self.query_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
-        self.key_norm = nn.RMSNorm(self.head_dim, eps=1e-6)
 
-    def forward(self, x: Tensor, by: Rotation, cache: RingCache | None = None) -> Tensor:
+    def forward(self, x: Tensor, by: Tensor, cache: RingCache | None = None) -> Tensor:
         """(B, N, D) -> (B, N, D). With a cache the N positions follow the filled ones and see them all."""
         q, k, v = rearrange(self.qkv(x), "b n (three h d) -> three b h n d", three=3, h=self.heads)
-        q, k = self.query_norm(q).to(v.dtype), self.key_norm(k).to(v.dtype)
+        q, k = rms_norm(q), rms_norm(k)
         q = rotate(q, by)
         if cache is None:
             k = rotate(k, by)
@@ -40,5 +47,5 @@ class WorldGPTAttention(nn.Module):
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, sdpa_attention_forward)
         if mask is not None and self.config._attn_implementation != "sdpa":
             attend = sdpa_attention_forward  # flash attention takes no explicit mask
-        mixed, _ = attend(self, q, k, v, mask, scaling=self.head_dim**-0.5, dropout=0.0, is_causal=mask is None and new > 1)
+        mixed, _ = attend(self, q, k, v, mask, scaling=SHARPNESS * self.head_dim**-0.5, dropout=0.0, is_causal=mask is None and new > 1)
         return self.out(rearrange(mixed, "b n h d -> b n (h d)").to(x.dtype))

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from worldgpt.rope import Rotation, rotate
+from worldgpt.rope import rotate
 
 
 class RingCache:
@@ -27,11 +27,11 @@ class RingCache:
         head_dim: int,
         positions_per_step: int,
         window_steps: int,
-        rotation_at: Callable[[Tensor], Rotation],
+        rotation_at: Callable[[Tensor], Tensor],
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """`rotation_at(times (n,))` gives the rotation of n steps' positions, (n * S, d / 2)."""
+        """`rotation_at(times (n,))` gives the rotation of n steps' positions, (n * S, d / 2) complex."""
         shape = (layers, batch, heads, window_steps * positions_per_step, head_dim)
         self.raw_keys = torch.zeros(shape, dtype=dtype, device=device)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
@@ -62,14 +62,14 @@ class RingCache:
             raise ValueError(f"at most {self.window_steps - 2} of {self.window_steps} steps can be pinned")
         self.pinned.add(step)
 
-    def begin(self, steps: int) -> Rotation:
+    def begin(self, steps: int) -> Tensor:
         """Make room in an empty cache for a context of `steps`, at most W - 1; returns the rotation of their positions."""
         if self.steps or not 0 < steps < self.window_steps:
             raise ValueError(f"expected an empty cache and 1 to {self.window_steps - 1} steps, got {len(self.steps)} held and {steps} new")
         self.steps = list(range(steps))
         return self.rotation_at(self.times())
 
-    def begin_step(self) -> Rotation:
+    def begin_step(self) -> Tensor:
         """Make room for the next step; returns the rotation of its S positions."""
         size, number = self.positions_per_step, self.present + 1
         if len(self.steps) == self.window_steps:
@@ -92,12 +92,12 @@ class RingCache:
         self.steps.pop()
         self.filled = (self.window_steps - 1) * size
 
-    def _turn(self, by: Rotation) -> None:
+    def _turn(self, by: Tensor) -> None:
         """Rotate all finished steps' keys to their times in relation to the present."""
         past = slice(0, self.filled)
         self.keys[:, :, :, past] = rotate(self.raw_keys[:, :, :, past], by)
 
-    def append(self, layer: int, keys: Tensor, values: Tensor, by: Rotation) -> tuple[Tensor, Tensor]:
+    def append(self, layer: int, keys: Tensor, values: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
         """Write n new positions (B, heads, n, d) of one layer; returns the rotated keys and values of all filled ones."""
         end = self.filled + keys.shape[2]
         new = slice(self.filled, end)

@@ -20,11 +20,11 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from conditioning.channels import ChannelSet
 from conditioning.text import build_text_encoder
 from conditioning.text_config import TextConfig
-from worldgpt.attention import WorldGPTAttention
+from worldgpt.attention import WorldGPTAttention, rms_norm
 from worldgpt.config import ModelConfig
 from worldgpt.kv_cache import RingCache
 from worldgpt.layout import Layout
-from worldgpt.rope import Rotation, rotation
+from worldgpt.rope import rotation
 
 
 class WorldGPTConfig(PreTrainedConfig):
@@ -74,15 +74,13 @@ class WorldGPTBlock(nn.Module):
     def __init__(self, config: WorldGPTConfig, layer: int) -> None:
         super().__init__()
         hidden = config.model["mlp_width"]
-        self.attention_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.attention = WorldGPTAttention(config, layer)
-        self.mlp_norm = nn.RMSNorm(config.width, eps=1e-6)
         self.gate_up = nn.Linear(config.width, 2 * hidden, bias=False)
         self.down = nn.Linear(hidden, config.width, bias=False)
 
-    def forward(self, x: Tensor, by: Rotation, cache: RingCache | None = None) -> Tensor:
-        x = x + self.attention(self.attention_norm(x), by, cache)
-        gate, up = self.gate_up(self.mlp_norm(x)).chunk(2, dim=-1)
+    def forward(self, x: Tensor, by: Tensor, cache: RingCache | None = None) -> Tensor:
+        x = x + self.attention(rms_norm(x), by, cache)
+        gate, up = self.gate_up(rms_norm(x)).chunk(2, dim=-1)
         return x + self.down(F.silu(gate) * up)
 
 
@@ -109,7 +107,6 @@ class WorldGPT(PreTrainedModel):
         self.place_in = nn.ParameterDict({s.name: torch.empty(s.tokens, width) for s in self.layout.streams})
         self.prompt_place = nn.Parameter(torch.empty(self.layout.prompt_tokens, width))
         self.blocks = nn.ModuleList(WorldGPTBlock(config, i) for i in range(config.layers))
-        self.final_norm = nn.RMSNorm(width, eps=1e-6)
         self.heads = nn.ModuleDict({c.name: nn.Linear(width, c.size, bias=False) for c in self.layout.codebooks})
         self.gradient_checkpointing = False
         self.post_init()
@@ -124,7 +121,7 @@ class WorldGPT(PreTrainedModel):
                 nn.init.zeros_(module.bias)
         elif isinstance(module, nn.Embedding):
             nn.init.normal_(module.weight, std=scale)
-        elif isinstance(module, (nn.RMSNorm, nn.LayerNorm)):
+        elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
         elif isinstance(module, nn.ParameterDict):
             for value in module.values():
@@ -178,8 +175,8 @@ class WorldGPT(PreTrainedModel):
 
     # -- positions ----------------------------------------------------------------------------------------------------------
 
-    def rotation_at(self, times: Tensor) -> Rotation:
-        """Rotation of the positions of steps at `times` (n,), step by step: (n * S, d / 2)."""
+    def rotation_at(self, times: Tensor) -> Tensor:
+        """Rotation of the positions of steps at `times` (n,), step by step: (n * S, d / 2) complex."""
         grid = torch.as_tensor(self.layout.grid_positions, device=times.device)
         rows, columns = repeat(grid, "s two -> two (n s)", n=len(times))
         return rotation(repeat(times, "n -> (n s)", s=len(grid)), rows, columns, self.config.width // self.config.heads)
@@ -196,7 +193,7 @@ class WorldGPT(PreTrainedModel):
                 x = self._gradient_checkpointing_func(block.__call__, x, by)
             else:
                 x = block(x, by)
-        return rearrange(self.final_norm(x), "b (t s) d -> b t s d", t=steps)
+        return rearrange(rms_norm(x), "b (t s) d -> b t s d", t=steps)
 
     def predicting(self, hidden: Tensor) -> Tensor:
         """Of all positions (..., S, D) those that predict the J tokens, (..., J, D)."""
@@ -217,12 +214,12 @@ class WorldGPT(PreTrainedModel):
         size = self.layout.positions_per_step
         return RingCache(self.config.layers, batch, heads, head_dim, size, window, self.rotation_at, weight.dtype, weight.device)
 
-    def extend(self, x: Tensor, by: Rotation, cache: RingCache) -> Tensor:
+    def extend(self, x: Tensor, by: Tensor, cache: RingCache) -> Tensor:
         """Run n new positions (B, n, D) after the filled ones of the cache; returns their hidden states."""
         for block in self.blocks:
             x = block(x, by, cache)
         cache.advance(x.shape[1])
-        return self.final_norm(x)
+        return rms_norm(x)
 
     def prefill(self, tokens: Tensor, prompts: Tensor, cache: RingCache) -> None:
         """Put context steps (B, T, J) with prompts (B, T, P, D_text) into an empty cache in one forward pass."""

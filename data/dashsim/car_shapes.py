@@ -102,7 +102,7 @@ def _car(waist: float, cabin_low: _Ring, cabin_high: _Ring) -> CarShape:
     faces += [(face, BODY) for face in cabin.values()]
     for name in ("rear", "front", "left", "right"):
         faces.append((_inset(cabin[name], 0.07, 0.93, 0.1, 0.86), GLASS))
-    faces.append((_inset(cabin["rear"], 0.35, 0.65, 0.86, 0.98), BRAKE))
+    faces.append((_inset(cabin["rear"], 0.42, 0.58, 0.88, 0.97), BRAKE))
     return _shape(faces)
 
 

@@ -16,11 +16,19 @@ ASPHALT_MARGIN_M = 0.35
 """Asphalt reaches this far beyond a lane's edge, verges VERGE_M."""
 VERGE_M = 1.6
 DASH_M, GAP_M = 3.0, 6.0
-_PAINT_WIDER = 1.25
+_PAINT_WIDER = 1.35
 """Lines are drawn a little bolder than they are: at 64x128 a true one is half a pixel wide at 30 m."""
 _ROAD_FAR_M, _PAINT_FAR_M, _TRACKS_FAR_M = 260.0, 130.0, 70.0
+_HAZE_FAR_M = 600.0
 _TILE = 256
-_PAINTS = {"white": (232.0, 232.0, 228.0), "yellow": (236.0, 184.0, 58.0)}
+
+
+def _rgb(red: float, green: float, blue: float) -> np.ndarray:
+    return np.array([red, green, blue], np.float32)
+
+
+_PAINTS = {"white": _rgb(232, 232, 228), "yellow": _rgb(236, 184, 58)}
+_MEADOWS = (_rgb(86, 112, 52), _rgb(112, 116, 58), _rgb(74, 104, 58), _rgb(128, 116, 66))
 
 
 @dataclass(frozen=True, eq=False)
@@ -80,31 +88,32 @@ class Ground:
             self._noises.append((_TILE / metres, np.clip(tile, -2.0, 2.0), fade))
 
     def _prepare_light(self) -> None:
-        light, air = self._lighting, self._lighting.transmission(self._grid[..., 0].astype(np.float64))[..., None]
+        # The air hides no more than at _HAZE_FAR_M, or a bright line would stand at the horizon.
+        light, reach = self._lighting, np.linalg.norm(self._grid, axis=-1).astype(np.float64)
+        air = light.transmission(np.minimum(reach, _HAZE_FAR_M))[..., None]
         points = np.concatenate([self._grid, np.zeros_like(self._grid[..., :1])], axis=-1)
         flat = light.ambient + light.direct * light.sun[2] + light.beam(points)[..., None] * light.beam_colour
         self._lit = (flat * air).astype(np.float32)
         self._sunlit = (light.direct * light.sun[2] * air).astype(np.float32)
-        self._haze = (light.haze * (1 - air) + light.scatter(self._camera)[self._camera.first_ground_row :]).astype(np.float32)
-
-        grazing = np.arctan2(self._camera.config.mount_height_m, np.linalg.norm(self._grid, axis=-1))
-        self.mirror_share = (self._look.wet * (0.12 + 0.55 * np.exp(-grazing / 0.1)))[..., None].astype(np.float32)
+        self._haze = (light.veil(self._camera.rays[self._camera.first_ground_row :]) * (1 - air)).astype(np.float32)
+        grazing = np.arctan2(self._camera.config.mount_height_m, reach)
+        self.mirror_share = (self._look.wet * (0.18 + 0.6 * np.exp(-grazing / 0.13)))[..., None].astype(np.float32)
         """How much of what it mirrors a wet road shows, float32 (H', W, 1)."""
 
     def _prepare_colours(self, rng: np.random.Generator) -> None:
         snow = self._look.snow
-        meadows = np.array([[86, 112, 52], [112, 116, 58], [74, 104, 58], [128, 116, 66]], dtype=np.float32)
-        grass = meadows[rng.integers(len(meadows))]
-        self._grass = grass + snow * (np.float32([226, 230, 236]) - grass)
-        self._verge_colour = np.float32([134, 124, 106]) + snow * np.float32([78, 92, 116])
+        meadow = _MEADOWS[rng.integers(len(_MEADOWS))]
         wet = 0.68 if self._look.wet else 1.0
-        self._asphalt_colour = wet * np.float32([92, 93, 97]) + snow * np.float32([68, 70, 74])
-        self._track_colour = wet * np.float32([82, 83, 87]) + snow * np.float32([14, 14, 15])
-        self._paint_share = np.float32(1.0 - 0.25 * snow)
+        self._grass = meadow + snow * (_rgb(226, 230, 236) - meadow)
+        self._verge_colour = _rgb(134, 124, 106) + snow * _rgb(78, 92, 116)
+        self._asphalt_colour = wet * _rgb(92, 93, 97) + snow * _rgb(68, 70, 74)
+        self._track_colour = wet * _rgb(82, 83, 87) + snow * _rgb(24, 24, 26)
+        self._track_share = 0.45 + 0.2 * snow
+        self._paint_share = 1.0 - 0.25 * snow
 
     def coverage(self, pose: Pose) -> Coverage:
         """Draws the road's pieces as seen from `pose`."""
-        verge, asphalt, tracks, white, yellow = np.zeros((5, *self._grid.shape[:2]), np.uint8)
+        verge, asphalt, tracks, white, yellow = (np.zeros(self._grid.shape[:2], np.uint8) for _ in range(5))
         camera = self._camera
         for mask, strips, far in ((verge, self._verge, _ROAD_FAR_M), (asphalt, self._asphalt, _ROAD_FAR_M)):
             edges, depth = strips.visible(camera, pose, far)
@@ -149,11 +158,11 @@ class Ground:
         picture = self._grass * (1.0 + 0.10 * coarse + 0.05 * fine)[..., None]
         _blend(picture, self._verge_colour, cover.verge, 0.85)
         _blend(picture, self._asphalt_colour, cover.asphalt)
-        _blend(picture, self._track_colour, cover.tracks, 0.75)
+        _blend(picture, self._track_colour, cover.tracks, self._track_share)
         picture *= (1.0 + 0.02 * fine + 0.02 * coarse - shade.contact * np.float32(0.6 / 255))[..., None]
         for colour, mask in (("white", cover.white), ("yellow", cover.yellow)):
             if mask.any():
-                _blend(picture, np.float32(_PAINTS[colour]), mask, self._paint_share)
+                _blend(picture, _PAINTS[colour], mask, self._paint_share)
         light = self._lit
         if shade.sun is not None:
             light = light - (shade.sun * np.float32(1 / 255))[..., None] * self._sunlit
@@ -164,7 +173,7 @@ class Ground:
         return picture
 
 
-def _blend(picture: np.ndarray, colour: np.ndarray, mask: np.ndarray, share: float | np.floating = 1.0) -> None:
+def _blend(picture: np.ndarray, colour: np.ndarray, mask: np.ndarray, share: float = 1.0) -> None:
     """Mixes a colour into float32 (H', W, 3) where mask, uint8 (H', W), says so."""
     weight = (mask * np.float32(share / 255.0))[..., None]
     picture += weight * (colour - picture)

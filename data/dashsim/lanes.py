@@ -20,6 +20,8 @@ COMFORT_LATERAL_MPS2 = 2.5
 COMFORT_BRAKING_MPS2 = 1.8
 SHOULDER_M = 0.5
 """Asphalt beside the outer paint."""
+SHORTEST_LINE = 5
+"""Lines of fewer vertices that are left between overlapping lanes are not painted."""
 
 
 class CurveLane(AbstractLane):
@@ -140,4 +142,4 @@ def _clear_parts(points_m: np.ndarray, lanes: list[CurveLane]) -> list[np.ndarra
             gaps = ((points_m[:, None] - near[None]) ** 2).sum(-1).min(1)
             clear &= gaps > (lane.width / 2 - 0.3) ** 2 + (lane.curve.step_m / 2) ** 2
     edges = np.flatnonzero(np.diff(np.concatenate([[False], clear, [False]]).astype(int)))
-    return [points_m[first:last] for first, last in zip(edges[::2], edges[1::2], strict=True) if last - first >= 2]
+    return [points_m[first:last] for first, last in zip(edges[::2], edges[1::2], strict=True) if last - first >= SHORTEST_LINE]

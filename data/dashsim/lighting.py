@@ -2,7 +2,6 @@
 
 import numpy as np
 
-from data.dashsim.camera import Camera
 from data.dashsim.looks import Look
 from data.dashsim.noise import smoothstep
 
@@ -13,8 +12,10 @@ class Lighting:
     beam_colour = np.array([1.0, 0.96, 0.86])
     lamp_colour = np.array([0.95, 0.92, 0.80], dtype=np.float32)
 
-    def __init__(self, look: Look, sun_azimuth_rad: float) -> None:
+    def __init__(self, look: Look, sun_azimuth_rad: float, lens_height_m: float) -> None:
         self.look = look
+        self._lens_m = lens_height_m
+        self._scatter = 1700.0 * max(look.extinction_per_m - 1 / 300, 0.0) * look.beam
         self.ambient, self.direct = np.asarray(look.ambient), np.asarray(look.direct)
         self.haze = np.asarray(look.horizon, dtype=np.float64)
         elevation = np.radians(look.sun_elevation_deg)
@@ -25,25 +26,25 @@ class Lighting:
     def beam(self, rig_m: np.ndarray) -> np.ndarray:
         """Strength (...,) of the ego car's low beam at (..., 3) rig metres."""
         x, y, z = rig_m[..., 0], rig_m[..., 1], rig_m[..., 2]
-        spread = 1.9 + 0.16 * np.maximum(x, 0.0)
-        # A low beam is cut off above and reaches further on the near side.
-        cut = np.exp(-np.maximum(z - 0.6, 0.0) / 1.1)
-        return self.look.beam * 0.95 * np.exp(-(((y + 0.02 * x) / spread) ** 2)) * smoothstep(1.5, 6.0, x) * np.exp(-np.maximum(x, 0) / 26.0) * cut
+        ahead = np.maximum(x, 0.0)
+        across = np.exp(-(((y + 0.02 * x) / (1.9 + 0.16 * ahead)) ** 2))
+        # A low beam is cut off above.
+        upward = np.exp(-np.maximum(z - 0.6, 0.0) / 1.1)
+        return 1.25 * self.look.beam * across * upward * smoothstep(1.5, 6.0, x) * np.exp(-ahead / 26.0)
 
     def transmission(self, depth_m: np.ndarray) -> np.ndarray:
         """Share (...,) of light that the air lets through."""
         return np.exp(-np.maximum(depth_m, 0.0) * self.look.extinction_per_m)
 
-    def through_air(self, colours: np.ndarray, depth_m: np.ndarray) -> np.ndarray:
-        """(N, 3) colours as seen over (N,) metres."""
-        air = self.transmission(depth_m)[:, None]
-        return colours * air + self.haze * (1 - air)
+    def through_air(self, colours: np.ndarray, rig_m: np.ndarray) -> np.ndarray:
+        """(..., 3) colours as seen at (..., 3) rig metres from the lens."""
+        air = self.transmission(np.linalg.norm(rig_m[..., :2], axis=-1))[..., None]
+        return colours * air + self.veil(rig_m - [0.0, 0.0, self._lens_m]) * (1 - air)
 
-    def scatter(self, camera: Camera) -> np.ndarray:
-        """(H, W, 3) what fog throws back of the ego car's headlights, 0..255."""
-        height, width = camera.config.height, camera.config.width
-        rows, columns = np.arange(height)[:, None] / height, np.arange(width)[None, :] / width
-        horizon = camera.horizon_row / height
-        lobe = np.exp(-(((columns - 0.5) / 0.3) ** 2) - ((rows - horizon - 0.12) / 0.2) ** 2)
-        strength = 900.0 * max(self.look.extinction_per_m - 1 / 300, 0.0) * self.look.beam
-        return lobe[..., None] * strength * self.beam_colour
+    def veil(self, rays: np.ndarray) -> np.ndarray:
+        """(..., 3) what endless air shows along (..., 3) rig directions from the lens: haze, and in fog the headlights thrown back."""
+        if not self._scatter:
+            return self.haze
+        ahead = np.maximum(rays[..., 0], 1e-3)
+        lobe = np.exp(-((rays[..., 1] / ahead / 0.4) ** 2) - ((rays[..., 2] / ahead + 0.08) / 0.13) ** 2)
+        return self.haze + self._scatter * lobe[..., None] * self.beam_colour

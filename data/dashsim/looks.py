@@ -57,19 +57,19 @@ _SKIES: dict[tuple[Weather, TimeOfDay], tuple[Colour, Colour, Colour, Colour]] =
     ("snow", "dusk"): ((96, 98, 122), (146, 136, 150), (16, 6, 0), (116, 114, 134)),
     ("clear", "night"): ((6, 9, 26), (20, 27, 54), (0, 0, 0), (22, 27, 46)),
     ("overcast", "night"): ((15, 15, 21), (40, 36, 40), (0, 0, 0), (26, 25, 30)),
-    ("rain", "night"): ((9, 10, 15), (26, 27, 34), (0, 0, 0), (16, 17, 22)),
-    ("fog", "night"): ((30, 32, 37), (42, 44, 49), (0, 0, 0), (36, 38, 43)),
+    ("rain", "night"): ((11, 12, 19), (34, 36, 46), (0, 0, 0), (20, 22, 29)),
+    ("fog", "night"): ((34, 36, 41), (50, 52, 57), (0, 0, 0), (36, 38, 43)),
     ("snow", "night"): ((26, 27, 38), (58, 56, 66), (0, 0, 0), (40, 40, 50)),
 }
 _AMBIENT: dict[Weather, Colour] = {
-    "clear": (0.58, 0.62, 0.72),
+    "clear": (0.52, 0.57, 0.69),
     "overcast": (0.86, 0.88, 0.90),
     "rain": (0.60, 0.64, 0.68),
     "fog": (0.84, 0.85, 0.86),
     "snow": (0.92, 0.94, 0.97),
 }
-_DAYLIGHT: dict[TimeOfDay, Colour] = {"day": (1.0, 1.0, 1.0), "dusk": (0.54, 0.45, 0.50), "night": (0.12, 0.14, 0.20)}
-_DIRECT: dict[TimeOfDay, Colour] = {"day": (0.62, 0.58, 0.48), "dusk": (0.62, 0.34, 0.16), "night": (0.0, 0.0, 0.0)}
+_DAYLIGHT: dict[TimeOfDay, Colour] = {"day": (1.0, 1.0, 1.0), "dusk": (0.54, 0.45, 0.50), "night": (0.15, 0.18, 0.26)}
+_DIRECT: dict[TimeOfDay, Colour] = {"day": (0.76, 0.70, 0.56), "dusk": (0.62, 0.34, 0.16), "night": (0.0, 0.0, 0.0)}
 _EXTINCTION: dict[Weather, float] = {"clear": 1 / 1500, "overcast": 1 / 900, "rain": 1 / 260, "fog": 1 / 26, "snow": 1 / 170}
 _CLOUDS: dict[Weather, float] = {"clear": 0.3, "overcast": 0.75, "rain": 0.8, "fog": 0.3, "snow": 0.6}
 _HILL_HAZE: dict[Weather, float] = {"clear": 0.25, "overcast": 0.4, "rain": 0.68, "fog": 1.0, "snow": 0.5}
@@ -99,7 +99,7 @@ def look_of(conditions: Conditions) -> Look:
         hill_haze=_HILL_HAZE[weather],
         beam={"day": 0.0, "dusk": 0.3, "night": 1.0}[time],
         lamps=_LAMPS[time][weather],
-        wet=0.8 if weather == "rain" else 0.0,
+        wet=1.0 if weather == "rain" else 0.0,
         snow=1.0 if weather == "snow" else 0.0,
         stars=weather == "clear" and time == "night",
         town=time == "night" and weather in ("clear", "overcast", "rain"),

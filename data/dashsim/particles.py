@@ -18,7 +18,7 @@ class Particles:
     def __init__(self, look: Look, camera: Camera, rng: np.random.Generator) -> None:
         self._camera = camera
         snow = look.snow > 0
-        self._count = 300 if snow else 220
+        self._count = 440 if snow else 300
         self._start = rng.uniform(0, 1, (self._count, 3)) * _BOX_M
         self._fall = (0.9 if snow else 3.2) * rng.uniform(0.85, 1.15, self._count)
         self._wind = rng.uniform(-0.5, 0.5, 2)
@@ -26,9 +26,10 @@ class Particles:
         self._drag = 0.35 if snow else 0.3
         """Share of the car's motion that the particles show."""
         self._exposure_s = 0.02 if snow else 0.16
-        self._strength = 0.5 if snow else 0.2
+        self._strength = 0.55 if snow else 0.28
         self._thickness = max(round(camera.config.width / (110 if snow else 256)), 1)
-        self._colour = np.clip(0.6 * np.asarray(look.horizon) + (95.0 if snow else 70.0) * (0.35 + 0.65 * max(look.ambient)), 0, 250).astype(np.float32)
+        horizon = np.asarray(look.horizon, dtype=np.float32)
+        self._colour = horizon + np.float32(0.75 if snow else 0.4) * (np.float32(250.0) - horizon)
 
     def draw(self, picture: np.ndarray, time_s: float, pose: Pose, speed_mps: float) -> None:
         """Mixes them into (H, W, 3) uint8."""
@@ -57,7 +58,9 @@ class Particles:
         head = still.to_rig(offset)
         motion = still.to_rig(velocity)
         motion[:, 0] -= self._drag * speed_mps
-        view = self._camera.to_view(np.stack([head, head - motion * self._exposure_s], axis=1) + [0.0, 0.0, lens[2]])
+        ends = np.stack([head, head - motion * self._exposure_s], axis=1)
+        ends[..., 2] += lens[2]
+        view = self._camera.to_view(ends)
         depth = view[:, 0, 0]
         strength = smoothstep(0.0, 0.15, edge) * smoothstep(_NEAREST_M, 4.0, depth) * smoothstep(_FARTHEST_M, 6.0, depth) * self._strength
         pixels = self._camera.to_pixels(np.maximum(view, [1.0, -np.inf, -np.inf]))

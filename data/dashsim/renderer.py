@@ -31,14 +31,15 @@ class Renderer:
         own = np.random.default_rng([seed, 1])
         sun_azimuth = float(own.uniform(-np.pi, np.pi))
         streams = [np.random.default_rng([road.seed, i]) for i in range(3)]
-        self._lighting = Lighting(self._look, sun_azimuth)
+        self._lighting = Lighting(self._look, sun_azimuth, camera.mount_height_m)
         self._sky = Sky(self._look, self._camera, sun_azimuth, streams[0])
         self._ground = Ground(road, self._look, self._camera, self._lighting, streams[1])
         self._plants = Vegetation(*place(road, streams[2]), self._lighting)
         self._vehicles = Vehicles(self._lighting, self._camera)
         falling = conditions.weather in ("rain", "snow")
         self._particles = Particles(self._look, self._camera, own) if falling else None
-        self._sky_scatter = self._lighting.scatter(self._camera)[: self._camera.first_ground_row].astype(np.float32)
+        above = self._camera.rays[: self._camera.first_ground_row]
+        self._sky_veil = np.rint(self._lighting.veil(above) - self._lighting.haze).astype(np.uint8) + np.zeros_like(above, dtype=np.uint8)
 
     def render(self, snapshot: Snapshot) -> np.ndarray:
         """The picture, uint8 (H, W, 3) RGB."""
@@ -47,8 +48,9 @@ class Renderer:
         cars = self._vehicles.gather(snapshot.cars, pose)
         cover = self._ground.coverage(pose)
         picture = np.empty((camera.config.height, camera.config.width, 3), np.uint8)
-        sky = self._sky.render(pose.yaw_rad, slice(0, top))
-        picture[:top] = cv2.add(sky, self._sky_scatter, dtype=cv2.CV_8U) if self._sky_scatter.any() else sky
+        picture[:top] = self._sky.render(pose.yaw_rad, slice(0, top))
+        if self._sky_veil.any():
+            picture[:top] = cv2.add(picture[:top], self._sky_veil)
         ground = self._ground.render(pose, cover, self._shade(cars, pose))
         if self._look.wet:
             self._reflect(ground, cover, cars, pose)

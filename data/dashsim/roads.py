@@ -34,7 +34,7 @@ class RoadPlan:
     """Range of the speeds that drivers want on straight stretches."""
     lane_count: int
     """Lanes for the ego's direction on its main road, as a caption would count them."""
-    largest_traffic: int = 18
+    largest_traffic: int = 20
     """Most cars at a time."""
     crossings: bool = False
     """Whether paths cross, so that somebody has to give way."""
@@ -77,7 +77,7 @@ def _two_directions(network: RoadNetwork, nodes: tuple[str, str, str, str], cent
 
 def _main_road(rng: np.random.Generator, length_m: float) -> Curve:
     """The gentle bends of a motorway."""
-    return winding(rng, length_m, radius_m=(130, 450), turn_rad=(0.3, 1.0), straight_m=(20, 120), easing_m=50)
+    return winding(rng, length_m, radius_m=(120, 400), turn_rad=(0.3, 1.0), straight_m=(20, 100), easing_m=40)
 
 
 def _highway(rng: np.random.Generator, length_m: float) -> RoadPlan:
@@ -129,7 +129,7 @@ def _taper(zone: Curve, after: Curve, side_m: float, width: float) -> CurveLane:
 
 
 def _two_way(rng: np.random.Generator, length_m: float) -> RoadPlan:
-    centre = winding(rng, length_m + 400, radius_m=(38, 150), turn_rad=(0.4, 1.5), straight_m=(10, 70), easing_m=28)
+    centre = winding(rng, length_m + 400, radius_m=(32, 120), turn_rad=(0.4, 1.6), straight_m=(8, 60), easing_m=22)
     network = RoadNetwork()
     _two_directions(network, ("a", "b", "c", "d"), centre, width=float(rng.uniform(3.3, 3.7)), speed=24.0)
     return RoadPlan(network, (Start((("a", "b"),), (160, 180), (0,)),), speed_mps=(10, 22), lane_count=1)
@@ -154,7 +154,7 @@ def _town(rng: np.random.Generator, network: RoadNetwork, inner_m: float, width:
     Returns the directions of the arms.
     """
     turn = rng.uniform(0, 2 * np.pi)
-    directions = [float(turn + arm * np.pi / 2 + rng.uniform(-0.08, 0.08)) for arm in range(4)]
+    directions = [float(turn + arm * np.pi / 2 + rng.uniform(-0.06, 0.06)) for arm in range(4)]
     for first, second in ((0, 1), (2, 3)):
         u, v = (np.array([np.cos(directions[arm]), np.sin(directions[arm])]) for arm in (first, second))
         p, q = rng.uniform(75, 110, 2) + inner_m - 12
@@ -188,7 +188,7 @@ def _town_starts(junction: list[Edge]) -> tuple[Start, ...]:
 
 
 def _intersection(rng: np.random.Generator, length_m: float) -> RoadPlan:
-    width, inner = 3.7, float(rng.uniform(13, 17))
+    width, inner = 3.7, float(rng.uniform(14, 18))
     network = RoadNetwork()
     poses = _arm_poses(_town(rng, network, inner, width), inner, width)
     junction = []
@@ -202,7 +202,7 @@ def _intersection(rng: np.random.Generator, length_m: float) -> RoadPlan:
             network.add_lane(*edge, CurveLane(curve, width, (SOLID, SOLID), 12.0, priority=priority + major))
             junction.append(edge)
     paint = tuple(_across(stop, heading, width, dashed=False) for stop, heading, _, _ in poses)
-    return RoadPlan(network, _town_starts(junction), (7, 13), 1, 9, crossings=True, junction_edges=frozenset(junction), paint=paint)
+    return RoadPlan(network, _town_starts(junction), (7, 13), 1, 11, crossings=True, junction_edges=frozenset(junction), paint=paint)
 
 
 def _roundabout(rng: np.random.Generator, length_m: float) -> RoadPlan:
@@ -228,7 +228,7 @@ def _roundabout(rng: np.random.Generator, length_m: float) -> RoadPlan:
             network.add_lane(*edge, CurveLane(curve, width, (SOLID, SOLID), 12.0, priority=priority))
             junction.append(edge)
     paint = tuple(_across(stop, heading, width, dashed=True) for stop, heading, _, _ in poses)
-    return RoadPlan(network, _town_starts(junction), (7, 13), 1, 9, crossings=True, junction_edges=frozenset(junction), paint=paint)
+    return RoadPlan(network, _town_starts(junction), (7, 13), 1, 11, crossings=True, junction_edges=frozenset(junction), paint=paint)
 
 
 def _onto_ring(arm_m: np.ndarray, arm_rad: float, radius_m: float, angle_rad: float, way: int) -> Curve:

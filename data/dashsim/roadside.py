@@ -76,7 +76,7 @@ def _plants(lanes: list[Ribbon], halves: list[float], clearance: Clearance, rng:
     woods = np.sin(xy[:, 0] / 38.0 + phase[0]) + np.sin(xy[:, 1] / 31.0 + phase[1])
     xy = xy[rng.uniform(-1.9, 2.0, len(xy)) < woods]
     xy = _thin(xy, _TREE_SPACING_M)
-    kind = rng.choice(3, len(xy), p=rng.permutation([0.55, 0.2]).tolist() + [0.25])
+    kind = rng.choice(3, len(xy), p=[*rng.permutation([0.55, 0.2]), 0.25])
     height = np.array([6.5, 8.0, 1.7])[kind] * rng.uniform(0.75, 1.35, len(xy))
     tint = 1.0 + rng.uniform(-0.16, 0.16, (len(xy), 1)) + rng.uniform(-0.08, 0.08, (len(xy), 3))
     free = clearance(xy) > 0.9 + 0.3 * height

@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass, field
 
 import numpy as np
-from highway_env.utils import rotated_rectangles_intersect, wrap_to_pi
+from highway_env.utils import wrap_to_pi
 
 from data.dashsim.config import Road, Traffic
 from data.dashsim.driver import Driver, EgoCar, Style, place_ego
@@ -161,8 +161,12 @@ class _Simulation:
 
 
 def _touch(one: OnStreets, two: OnStreets) -> bool:
-    """Whether two bodies overlap."""
+    """Whether two bodies overlap: no line along a side of either keeps them apart."""
     if np.hypot(*(one.position - two.position)) > (one.body_length_m + two.body_length_m) / 2 + 1.5:
         return False
-    boxes = [(user.position, user.body_length_m, user.body_width_m, user.heading) for user in (one, two)]
-    return bool(rotated_rectangles_intersect(boxes[0], boxes[1]))
+    for heading in (one.heading, one.heading + math.pi / 2, two.heading, two.heading + math.pi / 2):
+        axis = np.array([math.cos(heading), math.sin(heading)])
+        first, second = one.corners() @ axis, two.corners() @ axis
+        if first.max() < second.min() or second.max() < first.min():
+            return False
+    return True

@@ -10,6 +10,10 @@ from data.dashsim.noise import band_noise, smoothstep
 _BELOW_RAD = np.radians(2.0)
 """The panorama reaches this far below the horizon, so that sampling never leaves it there."""
 
+_CLOUD_GRID = (180, 1080)
+"""Rows and columns of the clouds' field: 60 by 360 degrees."""
+_CLOUDS_PER_RAD = 1080 / (2 * np.pi)
+
 
 class Sky:
     """The panorama of one drive and the map from the picture into it."""
@@ -41,10 +45,10 @@ def _paint(look: Look, top: float, columns: int, per_rad: float, sun_azimuth_rad
     azimuth = -(np.arange(columns) + 0.5)[None, :] / per_rad
     from_sun = np.abs((azimuth - sun_azimuth_rad + np.pi) % (2 * np.pi) - np.pi)
     sky = _gradient(look, elevation, from_sun)
-    _add_clouds(sky, look, elevation, per_rad, rng)
+    _add_clouds(sky, look, elevation, azimuth, rng)
     _add_disc(sky, look, elevation, from_sun)
     if look.stars:
-        _add_points(sky, rng, 260, (3.0, np.degrees(top)), (90.0, 190.0), np.array([1.0, 1.0, 1.1]), top, per_rad)
+        _add_points(sky, rng, 170, (3.0, np.degrees(top)), (40.0, 170.0), np.array([1.0, 1.0, 1.1]), top, per_rad)
     _add_hills(sky, look, elevation, azimuth, per_rad, rng)
     if look.town:
         _add_points(sky, rng, 90, (0.25, 1.1), (40.0, 130.0), np.array([1.0, 0.8, 0.45]), top, per_rad, bunches=5)
@@ -58,11 +62,16 @@ def _gradient(look: Look, elevation: np.ndarray, from_sun: np.ndarray) -> np.nda
     return sky + near_sun[..., None] * np.asarray(look.glow)
 
 
-def _add_clouds(sky: np.ndarray, look: Look, elevation: np.ndarray, per_rad: float, rng: np.random.Generator) -> None:
-    rows, columns = sky.shape[:2]
-    # Clouds are seen from below at a flat angle: wide and thin.
-    field = band_noise(rng, rows, columns, np.radians(6.0) * per_rad, np.radians(26.0) * per_rad)
-    field += 0.35 * band_noise(rng, rows, columns, np.radians(2.5) * per_rad, np.radians(9.0) * per_rad)
+def _add_clouds(sky: np.ndarray, look: Look, elevation: np.ndarray, azimuth: np.ndarray, rng: np.random.Generator) -> None:
+    # Clouds are seen from below at a flat angle: wide and thin. The field does not depend on the picture's size.
+    field = sum(
+        share * band_noise(rng, *_CLOUD_GRID, *(np.radians(degrees) * _CLOUDS_PER_RAD for degrees in waves))
+        for share, waves in ((1.0, (6.0, 26.0)), (0.35, (2.5, 9.0)))
+    )
+    map_x, map_y = np.zeros((2, *sky.shape[:2]), np.float32)
+    map_x += (-azimuth * _CLOUDS_PER_RAD).astype(np.float32)
+    map_y += (elevation * _CLOUDS_PER_RAD).astype(np.float32)
+    field = cv2.remap(np.asarray(field), map_x, map_y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_WRAP)
     threshold = 1.3 - 2.2 * look.cloud_cover
     cover = smoothstep(threshold - 0.5, threshold + 0.9, field) * np.clip(elevation / np.radians(5.0), 0.0, 1.0)
     sky += (0.8 * cover)[..., None] * (np.asarray(look.cloud) - sky)
@@ -97,7 +106,7 @@ def _add_points(
     rows, columns = sky.shape[:2]
     at = rng.uniform(0, columns, count)
     if bunches:
-        at = (rng.uniform(0, columns, bunches)[rng.integers(0, bunches, count)] + rng.normal(0, 0.1 * per_rad, count)) % columns
+        at = (at[:bunches][rng.integers(0, bunches, count)] + rng.normal(0, 0.1 * per_rad, count)) % columns
     row = (top - np.radians(rng.uniform(*elevation_deg, count))) * per_rad
     strength = rng.uniform(*brightness, count)
     for x, y, value in zip(at, row, strength, strict=True):

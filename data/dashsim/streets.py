@@ -187,8 +187,8 @@ class OnStreets(Vehicle):
         return self.lane.length - self.station_m if ends else math.inf
 
     def corners(self) -> np.ndarray:
-        """(5, 2) the outline of its body, closed."""
+        """(4, 2) the corners of its body."""
         half_length, half_width = self.body_length_m / 2, self.body_width_m / 2
-        outline = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1], [1, 1]]) * [half_length, half_width]
+        outline = np.array([[1, 1], [1, -1], [-1, -1], [-1, 1]]) * [half_length, half_width]
         cos, sin = math.cos(self.heading), math.sin(self.heading)
         return self.position + outline @ np.array([[cos, sin], [-sin, cos]])

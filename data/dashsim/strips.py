@@ -11,6 +11,8 @@ from data.dashsim.painter import SHIFT, to_fixed
 _AA_WIDENS_PX = 1.4
 """OpenCV's antialiased fill makes a band this much wider (measured), and no band narrower than _AA_LEAST_PX."""
 _AA_LEAST_PX = 1.8
+_THIN_BOLDNESS = 0.65
+"""Exponent on a thin line's share of its drawn area: below 1, lines thinner than a pixel look bolder than they are."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,12 +101,11 @@ class StripSet:
 def fill_strips(mask: np.ndarray, edges: np.ndarray, values: np.ndarray, camera: Camera, thin: bool = False) -> None:
     """Draws (K, 2, P, 3) view pieces with (K,) values 0..255 onto (H', W) uint8, the rows from camera.first_ground_row on.
 
-    `thin` pieces keep their true area: they are narrowed by what antialiasing adds, and fainter where they fall below its least width.
+    `thin` pieces stay thin: they are narrowed by what antialiasing adds, and fainter where they fall below its least width.
     """
-    count, _, points, _ = edges.shape
-    if not count:
+    if not len(edges):
         return
-    crosses = (edges[..., 0] < NEAR_M).any(axis=(1, 2))
+    crosses = edges[..., 0].min(axis=(1, 2)) < NEAR_M
     if thin:
         edges, values = _narrow(edges, values, crosses, camera)
     outline = np.concatenate([edges[:, 0], edges[:, 1, ::-1]], axis=1)  # (K, 2P, 3)
@@ -123,5 +124,5 @@ def _narrow(edges: np.ndarray, values: np.ndarray, crosses: np.ndarray, camera: 
     keep = np.clip((width - _AA_WIDENS_PX) / np.maximum(width, 1e-6), 0.0, 1.0)[:, None, :, None]
     middle = edges.mean(axis=1, keepdims=True)
     narrowed = np.where(crosses[:, None, None, None], edges, middle + keep * (edges - middle))
-    faint = np.where(crosses, 1.0, np.minimum(width.mean(axis=1) / _AA_LEAST_PX, 1.0))
+    faint = np.where(crosses, 1.0, np.minimum(width.mean(axis=1) / _AA_LEAST_PX, 1.0) ** _THIN_BOLDNESS)
     return narrowed, values * faint

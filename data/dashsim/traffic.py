@@ -13,11 +13,13 @@ from data.dashsim.streets import OnStreets, Streets
 CARS_PER_LANE_KM: dict[Density, float] = {"none": 0.0, "light": 6.0, "moderate": 15.0, "heavy": 34.0}
 PACE: dict[Density, tuple[float, float]] = {"none": (0.8, 1.0), "light": (0.7, 1.1), "moderate": (0.6, 1.0), "heavy": (0.45, 0.75)}
 """Range of the cars' wished speeds, as a share of the road's usual top speed."""
-WINDOW_M = 150.0
-"""Cars are kept at their density within this distance of the ego car."""
-FORGET_M = 185.0
-HIDDEN_M = 115.0
-"""New cars appear no nearer than this once a drive has begun."""
+WINDOW_M = 105.0
+"""Cars are kept at their density within this distance of a point AHEAD_M before the ego car: behind it nobody looks."""
+AHEAD_M = 45.0
+FORGET_M = 125.0
+HIDDEN_M = 125.0
+"""New cars appear no nearer than this ahead once a drive has begun, and no nearer than HIDDEN_BEHIND_M behind."""
+HIDDEN_BEHIND_M = 35.0
 SPACING_M = {"light": 30.0, "moderate": 22.0, "heavy": 15.0}
 
 BODIES_M = ((4.0, 1.75, 1.45), (4.6, 1.85, 1.5), (4.8, 1.9, 1.7), (5.2, 2.0, 2.1), (8.5, 2.4, 3.1))
@@ -107,28 +109,36 @@ class Traffic:
         for _ in range(6 * self.plan.largest_traffic):
             if len(self.cars) >= self.wanted(ego):
                 return
-            self._try_add(ego, nearest_m=14.0)
+            self._try_add(ego, nearest_m=14.0, nearest_behind_m=14.0)
+
+    def _centre(self, ego: OnStreets) -> np.ndarray:
+        return ego.position + AHEAD_M * ego.direction
 
     def wanted(self, ego: OnStreets) -> int:
-        """How many cars belong within WINDOW_M of the ego car."""
+        """How many cars belong near the ego car."""
         if self.density == "none":
             return 0
-        metres = np.count_nonzero(((self._points - ego.position) ** 2).sum(1) < WINDOW_M**2)
+        metres = np.count_nonzero(((self._points - self._centre(ego)) ** 2).sum(1) < WINDOW_M**2)
         share = {"light": 0.35, "moderate": 0.65, "heavy": 1.0}[self.density]
         return int(np.clip(round(metres / 1000 * CARS_PER_LANE_KM[self.density]), 2, round(share * self.plan.largest_traffic)))
 
     def renew(self, ego: OnStreets) -> None:
         """Forget cars that are out of the way and add one out of sight where some are missing."""
-        kept = [car for car in self.cars if not car.finished and np.hypot(*(car.position - ego.position)) < FORGET_M]
+        centre = self._centre(ego)
+        kept = [car for car in self.cars if not car.finished and np.hypot(*(car.position - centre)) < FORGET_M]
         if len(kept) != len(self.cars):
             self.cars = kept
             self._tell_road(ego)
         if len(self.cars) < self.wanted(ego):
-            self._try_add(ego, nearest_m=HIDDEN_M)
+            self._try_add(ego, HIDDEN_M, HIDDEN_BEHIND_M)
 
-    def _try_add(self, ego: OnStreets, nearest_m: float) -> None:
-        gaps = np.hypot(*(self._points - ego.position).T)
-        places = np.flatnonzero((gaps > nearest_m) & (gaps < WINDOW_M + 5))
+    def _try_add(self, ego: OnStreets, nearest_m: float, nearest_behind_m: float) -> None:
+        """Add a car at a random place, unless another car is there."""
+        away = self._points - ego.position
+        gaps = np.hypot(*away.T)
+        ahead = away @ ego.direction
+        hidden = (gaps > nearest_m) | ((ahead < 0) & (gaps > nearest_behind_m))
+        places = np.flatnonzero(hidden & (np.hypot(*(self._points - self._centre(ego)).T) < WINDOW_M))
         if not len(places):
             return
         place = int(self.rng.choice(places))

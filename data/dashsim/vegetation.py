@@ -23,11 +23,15 @@ def _shape(*corners: tuple[float, float]) -> np.ndarray:
     return np.array(points)
 
 
+def _cone(half_width: float, low: float, top: float) -> np.ndarray:
+    return _shape((-half_width, low), (half_width, low), (0.0, top))
+
+
 _TRUNK = _shape((-0.035, 0.0), (0.035, 0.0), (0.03, 0.4), (-0.03, 0.4))
 # (kind, layer, vertex, 2): left of the middle and up, in heights of the plant.
 _LAYERS = np.array([
     [_TRUNK, _blob(0.0, 0.62, 0.32, 0.37), _blob(0.04, 0.68, 0.25, 0.27), _blob(0.08, 0.75, 0.15, 0.16)],
-    [_TRUNK, _shape((-0.25, 0.14), (0.25, 0.14), (0.0, 0.66)), _shape((-0.2, 0.36), (0.2, 0.36), (0.0, 0.84)), _shape((-0.14, 0.6), (0.14, 0.6), (0.0, 1.0))],
+    [_TRUNK, _cone(0.25, 0.14, 0.66), _cone(0.2, 0.36, 0.84), _cone(0.14, 0.6, 1.0)],
     [_blob(0.0, 0.3, 0.75, 0.42), _blob(0.0, 0.42, 0.7, 0.5), _blob(0.1, 0.55, 0.5, 0.36), _blob(0.16, 0.66, 0.3, 0.22)],
 ])
 _SHIFTS = np.array([[0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 2.0]])
@@ -36,6 +40,10 @@ _SHADES = np.array([[0.0, 0.72, 0.94, 1.14], [0.0, 0.74, 0.9, 1.06], [0.7, 0.82,
 """Brightness of each layer; 0 is bark."""
 _LEAVES = np.array([[74.0, 104.0, 48.0], [50.0, 84.0, 58.0], [88.0, 108.0, 56.0]])
 _BARK = np.array([88.0, 72.0, 58.0])
+_POST_FAR_M = 70.0
+_POST = np.array([[[0.06, 0.0], [-0.06, 0.0], [-0.06, 1.0], [0.06, 1.0]], [[0.06, 0.68], [-0.06, 0.68], [-0.06, 0.86], [0.06, 0.86]]])
+"""A marker post and its dark band: left and up, metres."""
+_POST_ALBEDO = np.array([[206.0, 206.0, 202.0], [52.0, 52.0, 54.0]])
 _SNOWY = np.array([[0.0, 0.25, 0.6, 0.9], [0.0, 0.35, 0.6, 0.85], [0.4, 0.5, 0.8, 0.95]])
 
 
@@ -69,30 +77,25 @@ class Vegetation:
         points[..., 1] = rig[:, 1, None, None] + shape[..., 0] * height[:, None, None]
         points[..., 2] = shape[..., 1] * height[:, None, None]
         pixels = camera.to_pixels(camera.to_view(points))
-        middle = np.stack([np.broadcast_to(rig[:, 0, None], shape.shape[:2]), np.broadcast_to(rig[:, 1, None], shape.shape[:2]), points[..., 2].mean(axis=-1)], axis=-1)
+        middle = points.mean(axis=2)  # (N, K, 3)
         lit = light.ambient + 0.55 * light.direct + light.beam(middle)[..., None] * light.beam_colour
-        depth = np.repeat(rig[:, 0], shape.shape[1])
-        colours = light.through_air((self._albedo[seen] * lit).reshape(-1, 3), depth)
-        scenery.add_faces(pixels.reshape(-1, _VERTICES, 2), colours, depth, TREES, (camera.config.height, camera.config.width))
+        colours = light.through_air(self._albedo[seen] * lit, middle)
+        depth = np.repeat(np.linalg.norm(rig, axis=-1), shape.shape[1])
+        scenery.add_faces(pixels.reshape(-1, _VERTICES, 2), colours.reshape(-1, 3), depth, TREES, _size(camera))
 
     def _add_posts(self, scenery: Scenery, camera: Camera, pose: Pose) -> None:
         light = self._light
         rig = pose.to_rig(self._posts)
-        rig = rig[_in_view(rig, camera, np.full(len(rig), 0.2)) & (rig[:, 0] < 70.0)]
-        quad = np.array([[0.06, 0.0], [-0.06, 0.0], [-0.06, 1.0], [0.06, 1.0]])
-        band = np.array([[0.06, 0.68], [-0.06, 0.68], [-0.06, 0.86], [0.06, 0.86]])
-        points = np.empty((len(rig), 2, 4, 3))
+        rig = rig[_in_view(rig, camera, np.full(len(rig), 0.2)) & (rig[:, 0] < _POST_FAR_M)]
+        points = np.empty((len(rig), *_POST.shape[:2], 3))
         points[..., 0] = rig[:, 0, None, None]
-        points[..., 1] = rig[:, 1, None, None] + np.stack([quad, band])[..., 0]
-        points[..., 2] = np.stack([quad, band])[..., 1]
-        middle = points.mean(axis=(1, 2))
-        albedo = np.array([[206.0, 206.0, 202.0], [52.0, 52.0, 54.0]])
-        lit = light.ambient + 0.5 * light.direct + 1.2 * light.beam(middle)[:, None] * light.beam_colour
-        colours = (albedo * lit[:, None]).reshape(-1, 3)
-        depth = np.repeat(rig[:, 0], 2)
-        # A post thinner than a pixel would be drawn too wide: it sinks into the air's colour instead.
-        colours = light.through_air(colours, depth)
-        scenery.add_faces(camera.to_pixels(camera.to_view(points)).reshape(-1, 4, 2), colours, depth, OTHER, (camera.config.height, camera.config.width))
+        points[..., 1] = rig[:, 1, None, None] + _POST[..., 0]
+        points[..., 2] = _POST[..., 1] * smoothstep(_POST_FAR_M, 0.7 * _POST_FAR_M, rig[:, 0, None, None])
+        middle = points.mean(axis=2)  # (N, 2, 3)
+        lit = light.ambient + 0.5 * light.direct + 1.2 * light.beam(middle)[..., None] * light.beam_colour
+        colours = light.through_air(_POST_ALBEDO * lit, middle).reshape(-1, 3)
+        depth = np.repeat(np.linalg.norm(rig, axis=-1), 2)
+        scenery.add_faces(camera.to_pixels(camera.to_view(points)).reshape(-1, 4, 2), colours, depth, OTHER, _size(camera))
 
     def shadows(self, camera: Camera, pose: Pose) -> np.ndarray:
         """(N, 12, 3) view outlines of the plants' shadows on the ground."""
@@ -102,15 +105,20 @@ class Vegetation:
         height = plants.height_m[near]
         slope = -light.sun[:2] / light.sun[2]
         angle = np.arange(12) * np.pi / 6
-        radius = np.array([0.3, 0.18, 0.7])[plants.kind[near]] * height
-        stretch = np.linalg.norm(slope) * 0.36 * height
+        width = np.array([0.3, 0.18, 0.7])[plants.kind[near]] * height
+        length = 0.8 * width + 0.29 * np.linalg.norm(slope) * height
         direction = slope / np.linalg.norm(slope)
         across = np.array([-direction[1], direction[0]])
         centre = plants.xy_m[near] + slope * (0.6 * height)[:, None]
-        outline = centre[:, None] + (np.cos(angle)[:, None] * direction) * (radius + stretch)[:, None, None] * 0.8 + (np.sin(angle)[:, None] * across) * radius[:, None, None]
-        return camera.to_view(pose.to_rig(outline))
+        along = length[:, None, None] * np.cos(angle)[:, None] * direction
+        aside = width[:, None, None] * np.sin(angle)[:, None] * across
+        return camera.to_view(pose.to_rig(centre[:, None] + along + aside))
 
 
 def _in_view(rig: np.ndarray, camera: Camera, radius_m: np.ndarray) -> np.ndarray:
     half_width = camera.config.width / 2 / camera.focal_px
     return (rig[:, 0] > _NEAR_M) & (rig[:, 0] < _FAR_M) & (np.abs(rig[:, 1]) < rig[:, 0] * half_width + radius_m)
+
+
+def _size(camera: Camera) -> tuple[int, int]:
+    return camera.config.height, camera.config.width

@@ -14,9 +14,12 @@ _FAR_M = 220.0
 _TALL_M = 2.1
 """Road users at least this high are vans."""
 _PAINTS = np.array([
-    [222, 222, 220], [168, 172, 178], [52, 54, 60], [150, 34, 36], [40, 74, 134], [96, 100, 106], [60, 98, 84], [196, 158, 70], [236, 236, 234], [112, 60, 48],
+    [222, 222, 220], [168, 172, 178], [52, 54, 60], [150, 34, 36], [40, 74, 134],
+    [96, 100, 106], [60, 98, 84], [196, 158, 70], [236, 236, 234], [112, 60, 48],
 ], dtype=np.float64)  # fmt: skip
-_ALBEDO = {GLASS: (38, 46, 56), TYRE: (26, 26, 28), TRIM: (44, 45, 48), PLATE: (206, 204, 190), TAIL: (128, 18, 20), BRAKE: (70, 14, 16), HEAD: (206, 210, 214)}
+_ALBEDO = np.zeros((8, 3))
+_ALBEDO[[GLASS, TYRE, TRIM, PLATE]] = [38, 46, 56], [26, 26, 28], [44, 45, 48], [206, 204, 190]
+_ALBEDO[[TAIL, BRAKE, HEAD]] = [128, 18, 20], [70, 14, 16], [206, 210, 214]
 _TAIL_RGB, _BRAKE_RGB, _HEAD_RGB = np.array([255.0, 34.0, 26.0]), np.array([255.0, 70.0, 52.0]), np.array([255.0, 248.0, 224.0])
 
 
@@ -24,7 +27,8 @@ class CarTable:
     """The cars of one step that may be seen or cast light, as arrays; N of them, in the rig frame."""
 
     def __init__(self, cars: tuple[CarState, ...], pose: Pose) -> None:
-        facts = np.array([(c.x_m, c.y_m, c.yaw_rad, c.length_m, c.width_m, c.height_m, c.braking) for c in cars], dtype=np.float64).reshape(-1, 7)
+        rows = [(car.x_m, car.y_m, car.yaw_rad, car.length_m, car.width_m, car.height_m, car.braking) for car in cars]
+        facts = np.array(rows, dtype=np.float64).reshape(-1, 7)
         self.centre = pose.to_rig(facts[:, :2])
         near = (self.centre[:, 0] > -25.0) & (self.centre[:, 0] < _FAR_M)
         self.centre, facts = self.centre[near], facts[near]
@@ -79,9 +83,11 @@ class Vehicles:
         facing = (to_lens * turned).sum(axis=-1)
         view = self._camera.to_view(rig)
         seen = (facing > 0) & (view[..., 0].max(axis=-1) > NEAR_M)
-        colours = self._shade(shape.material, paint, turned, middle, facing / np.linalg.norm(to_lens, axis=-1), cars.braking[which], pose)
+        facing = facing / np.linalg.norm(to_lens, axis=-1)
+        colours = self._shade(_ALBEDO[shape.material] + (shape.material == BODY)[:, None] * paint[:, None], turned, middle, facing, pose)
+        self._mirror_and_shine(colours, shape.material, turned[..., 2], cars.braking[which])
         depth = np.broadcast_to(np.linalg.norm(cars.centre[which], axis=-1)[:, None], seen.shape)
-        view, colours, depth = view[seen], self._light.through_air(colours[seen], depth[seen]), depth[seen]
+        view, colours, depth = view[seen], self._light.through_air(colours[seen], middle[seen]), depth[seen]
         crosses = (view[..., 0] < NEAR_M).any(axis=-1)
         if crosses.any():  # a car beside the lens: only its front part is seen
             self._add(scenery, clip_near(view[crosses]), colours[crosses], depth[crosses])
@@ -90,29 +96,24 @@ class Vehicles:
     def _add(self, scenery: Scenery, view: np.ndarray, colours: np.ndarray, depth: np.ndarray) -> None:
         scenery.add_faces(self._camera.to_pixels(view), colours, depth, CARS, self._size)
 
-    def _shade(
-        self, material: np.ndarray, paint: np.ndarray, normals: np.ndarray, middle: np.ndarray, facing: np.ndarray, braking: np.ndarray, pose: Pose
-    ) -> np.ndarray:
-        """Colours (M, F, 3) of faces with rig normals and middles (M, F, 3); `facing`: cosine to the lens."""
+    def _shade(self, albedo: np.ndarray, normals: np.ndarray, middle: np.ndarray, facing: np.ndarray, pose: Pose) -> np.ndarray:
+        """Colours (M, F, 3) of faces with rig normals and middles (M, F, 3); `facing` (M, F): cosine to the lens."""
         light = self._light
-        albedo = np.broadcast_to(np.array([_ALBEDO.get(m, (0, 0, 0)) for m in material.tolist()], dtype=np.float64), normals.shape).copy()
-        albedo[:, material == BODY] = paint[:, None]
-        cos, sin = np.cos(pose.yaw_rad), np.sin(pose.yaw_rad)
-        sun = np.array([cos * light.sun[0] + sin * light.sun[1], cos * light.sun[1] - sin * light.sun[0], light.sun[2]])
+        sun = np.append(_turn(light.sun[:2], pose.yaw_rad), light.sun[2])
         sunlit = np.maximum(normals @ sun, 0.0)[..., None] * light.direct
         sky = light.ambient * (0.82 + 0.22 * normals[..., 2:3])
         beam = 0.9 * (light.beam(middle) * np.clip(facing, 0.0, 1.0))[..., None] * light.beam_colour
-        colours = albedo * (sky + sunlit + beam)
-        glass = material == GLASS
-        # Windows mirror the sky, more so where they lean towards it.
-        mirror = 0.25 + 0.5 * np.maximum(normals[:, glass, 2:3], 0.0)
-        colours[:, glass] += mirror * (np.asarray(light.look.zenith) - colours[:, glass])
-        lamps = light.look.lamps
-        for kind, on, rgb in ((TAIL, lamps * 0.75, _TAIL_RGB), (HEAD, lamps, _HEAD_RGB)):
+        return albedo * (sky + sunlit + beam)
+
+    def _mirror_and_shine(self, colours: np.ndarray, material: np.ndarray, upward: np.ndarray, braking: np.ndarray) -> None:
+        """Windows mirror the sky, more so where they lean towards it; lamps shine. `colours` (M, F, 3) change, `upward` (M, F)."""
+        look, glass = self._light.look, material == GLASS
+        mirror = 0.12 + 0.4 * np.maximum(upward[:, glass, None], 0.0)
+        colours[:, glass] += mirror * (np.asarray(look.zenith) - colours[:, glass])
+        for kind, on, rgb in ((TAIL, look.lamps * 0.75, _TAIL_RGB), (HEAD, look.lamps, _HEAD_RGB)):
             colours[:, material == kind] += on * (rgb - colours[:, material == kind])
         for kind in (TAIL, BRAKE):
             colours[:, material == kind] = np.where(braking[:, None, None], _BRAKE_RGB, colours[:, material == kind])
-        return colours
 
     def _add_lights(self, scenery: Scenery, cars: CarTable) -> None:
         centres, radii, colours, depths = self._lights(cars, mirrored=False)
@@ -133,8 +134,8 @@ class Vehicles:
         distance = np.linalg.norm(to_lens, axis=-1)
         facing = (to_lens[:, :2] * outward).sum(axis=-1) / distance
         head = local[:, 0] > 0
-        lamps, braking = self._light.look.lamps, cars.braking[every] & ~head
-        power = np.where(head, 0.85 * lamps * np.clip(facing, 0, 1) ** 3, 0.5 * lamps * np.clip(facing, 0, 1)) + 0.35 * braking * np.clip(facing, 0, 1)
+        lamps, facing = self._light.look.lamps, np.clip(facing, 0.0, 1.0)
+        power = np.where(head, 0.85 * lamps * facing**3, (0.5 * lamps + 0.35 * cars.braking[every]) * facing)
         # Fog spreads lights and weakens them more slowly than it hides faces.
         air = np.sqrt(self._light.transmission(distance))
         seen = (power * air > 0.02) & (rig[:, 0] > 2.0)
@@ -149,11 +150,9 @@ class Vehicles:
         return pixels, radii, colours, np.linalg.norm(cars.centre, axis=-1)[every][seen] - 0.01
 
     def shadows(self, cars: CarTable, pose: Pose) -> np.ndarray:
-        """(N, 8, 3) view outlines of the cars' cast shadows; empty without sun."""
+        """(N, 8, 3) view outlines of the cars' cast shadows."""
         light = self._light
-        slope = -light.sun[:2] / max(light.sun[2], 0.3)
-        cos, sin = np.cos(pose.yaw_rad), np.sin(pose.yaw_rad)
-        slope = np.array([cos * slope[0] + sin * slope[1], cos * slope[1] - sin * slope[0]])
+        slope = _turn(-light.sun[:2] / max(light.sun[2], 0.3), pose.yaw_rad)
         every = np.arange(len(cars.ids))
         floor = self._footprint(cars, every, 1.0)
         roof = self._footprint(cars, every, 0.8) + slope * (0.85 * cars.size[:, 2])[:, None, None]
@@ -168,7 +167,7 @@ class Vehicles:
         return cars.to_rig(corners * cars.size[which][:, None], which)[..., :2]
 
     def pools(self, cars: CarTable) -> np.ndarray:
-        """(N, 6, 3) view outlines of the road that the cars' headlights light up; empty where lamps are off."""
+        """(N, 6, 3) view outlines of the road that the cars' headlights light up."""
         outline = np.array([[0.6, 0.5], [5.0, 1.3], [14.0, 2.2], [14.0, -2.2], [5.0, -1.3], [0.6, -0.5]])
         local = np.zeros((len(cars.ids), 6, 3))
         local[..., :2] = outline
@@ -181,3 +180,9 @@ def _hulls(points: np.ndarray) -> np.ndarray:
     angle = np.arange(16) * np.pi / 8
     reach = points @ np.stack([np.cos(angle), np.sin(angle)])  # (N, V, 16)
     return np.take_along_axis(points, reach.argmax(axis=1)[..., None], axis=1)
+
+
+def _turn(direction: np.ndarray, yaw_rad: float) -> np.ndarray:
+    """(2,) world direction in the rig frame."""
+    cos, sin = np.cos(yaw_rad), np.sin(yaw_rad)
+    return np.array([cos * direction[0] + sin * direction[1], cos * direction[1] - sin * direction[0]])
