@@ -1,6 +1,7 @@
 """What every script shares: settings from presets, YAML and flags; and errors told in one line.
 
-A script is a frozen dataclass of settings, with a docstring below every field, and a function that takes it:
+A script imports this module before any package of ours, and is a frozen dataclass of settings, with a docstring below every field, and a
+function that takes it:
 
     if __name__ == "__main__":
         cli.main(lambda: run(cli.parse(Settings)))
@@ -10,6 +11,7 @@ import contextlib
 import dataclasses
 import inspect
 import io
+import os
 import sys
 import types
 import typing
@@ -17,6 +19,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
 
+# Scripts run from any folder, with the packages beside them installed or not.
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.errors import UserError
 from data.folder import is_disk_full
 
@@ -29,6 +33,9 @@ def main(function: Callable[[], object]) -> NoReturn:
         function()
     except KeyboardInterrupt:
         _leave("interrupted", 130)
+    except BrokenPipeError:  # the reader, such as `head`, has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(0)
     except UserError as error:
         _leave(f"error: {error}", 2)
     except Exception as error:

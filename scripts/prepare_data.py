@@ -2,23 +2,21 @@
 
 import dataclasses
 import os
-import sys
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
+import cli
 import tyro
 
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.dashsim.config import DashsimConfig
 from data.episode import Drive
 from data.folder import bytes_text, disk_free_check
 from data.image import parse_size
 from data.sources.donkeycar import DonkeycarConfig
 from data.sources.video import VideoConfig
-from scripts import cli
 
 
 @dataclass(frozen=True)
@@ -28,7 +26,7 @@ class Target:
     output: Path | None = None
     """Folder of the store (default: runs/data/<source>)."""
     val_fraction: float = 0.15
-    """Share of the steps held out as `val`, where the source does not split: whole drives if there are 10 or more, else the tail of each."""
+    """Share held out as `val` where the source does not split: whole drives if there are 10 or more, else the tail of each."""
     workers: int = os.cpu_count() or 1
     """Processes that prepare a drive each."""
     license: str | None = None
@@ -43,7 +41,7 @@ class Target:
 class Dashsim:
     """The embedded driving world: simulates and renders drives with captions and true state."""
 
-    world: Annotated[DashsimConfig, tyro.conf.arg(name="")] = DashsimConfig()
+    world: Annotated[DashsimConfig, tyro.conf.arg(name="")] = field(default_factory=DashsimConfig)
     """The world and its drives."""
     target: Annotated[Target, tyro.conf.arg(name="")] = Target()
     """The store."""
@@ -89,7 +87,7 @@ class Job:
 
 def main() -> None:
     command = cli.parse_command({"dashsim": Dashsim, "video": Video, "donkeycar": Donkeycar}, about=__doc__ or "")
-    prepare(_job(command), command.target)
+    prepare(job(command), command.target)
 
 
 def prepare(job: Job, target: Target) -> None:
@@ -120,7 +118,7 @@ def prepare(job: Job, target: Target) -> None:
     print(f"written to {output}; look at {sheet}")
 
 
-def _job(command: Any) -> Job:
+def job(command: Any) -> Job:
     if isinstance(command, Dashsim):
         from data.sources.dashsim import drives
 
