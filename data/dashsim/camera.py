@@ -30,7 +30,7 @@ class CameraConfig:
     mount_forward_m: float = 0.4
     """Distance of the lens ahead of the car's centre, metres."""
     pitch_deg: float = 1.8
-    """Downward tilt of the optical axis, degrees."""
+    """Downward tilt of the optical axis, degrees; the horizon must stay in the picture."""
     supersample: int = 2
     """Pictures are drawn this many times larger along both axes and averaged down."""
 
@@ -43,6 +43,9 @@ class CameraConfig:
             raise UserError(f"camera mount_height_m: expected more than 0.2, got {self.mount_height_m}")
         if self.supersample < 1:
             raise UserError(f"camera supersample: expected at least 1, got {self.supersample}")
+        horizon = Camera(self).horizon_row / self.height
+        if not 0.05 <= horizon <= 0.9:
+            raise UserError(f"camera pitch_deg: expected the horizon at 5 to 90 % of the height, got {self.pitch_deg}, which puts it at {100 * horizon:.0f} %")
 
     def enlarged(self) -> "CameraConfig":
         """The same view on the larger grid that pictures are drawn on."""

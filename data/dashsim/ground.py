@@ -103,7 +103,7 @@ class Ground:
     def _prepare_colours(self, rng: np.random.Generator) -> None:
         snow = self._look.snow
         meadow = _MEADOWS[rng.integers(len(_MEADOWS))]
-        wet = 0.68 if self._look.wet else 1.0
+        wet = 0.78 if self._look.wet else 1.0
         self._grass = meadow + snow * (_rgb(226, 230, 236) - meadow)
         self._verge_colour = _rgb(134, 124, 106) + snow * _rgb(78, 92, 116)
         self._asphalt_colour = wet * _rgb(92, 93, 97) + snow * _rgb(68, 70, 74)

@@ -137,7 +137,7 @@ class Vehicles:
         lamps, facing = self._light.look.lamps, np.clip(facing, 0.0, 1.0)
         power = np.where(head, 0.85 * lamps * facing**3, (0.5 * lamps + 0.35 * cars.braking[every]) * facing)
         # Fog spreads lights and weakens them more slowly than it hides faces.
-        air = np.sqrt(self._light.transmission(distance))
+        air = self._light.transmission(distance) ** 0.7
         seen = (power * air > 0.02) & (rig[:, 0] > 2.0)
         rig, power, air, distance, head = rig[seen], power[seen], air[seen], distance[seen], head[seen]
         if mirrored:
