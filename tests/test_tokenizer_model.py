@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from data.errors import UserError
-from tokenizer.config import PRESETS, TokenizerConfig
+from tokenizer.config import TokenizerConfig, presets
 from tokenizer.model import FrameTokenizer, FrameTokenizerConfig, load_tokenizer, to_frames, to_signal
 
 SMALL = TokenizerConfig(encoder_width=16, decoder_width=16, decoder_depth=1)
@@ -134,7 +134,5 @@ def test_config_needs_no_torch() -> None:
     assert subprocess.run([sys.executable, "-c", code], cwd=Path(__file__).parents[1]).returncode == 0
 
 
-@pytest.mark.parametrize("name", list(PRESETS))
-def test_presets_fit_their_frames(name: str) -> None:
-    assert list(PRESETS) == ["demo", "small", "base", "large", "gaia"]
-    assert PRESETS[name].tokenizer.vocabulary > 1
+def test_presets_grow() -> None:
+    assert list(presets()) == ["demo", "small", "base", "large", "gaia"]

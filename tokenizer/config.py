@@ -115,14 +115,6 @@ class TokenizerTrainConfig:
     loop: LoopConfig = field(default_factory=lambda: LoopConfig(steps=1200, learning_rate=2e-3, weight_decay=0.0))
 
 
-def _demo() -> TokenizerTrainConfig:
-    return TokenizerTrainConfig()
-
-
-PRESETS: dict[str, TokenizerTrainConfig] = {
-    "demo": _demo(),
-    "small": _demo(),
-    "base": _demo(),
-    "large": _demo(),
-    "gaia": _demo(),
-}
+def presets() -> dict[str, TokenizerTrainConfig]:
+    """Sizes by name."""
+    return {name: TokenizerTrainConfig() for name in ("demo", "small", "base", "large", "gaia")}

@@ -15,9 +15,9 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from data.errors import UserError
 from data.folder import prepare_output
+from data.image import save_png
 from data.store import EpisodeStore
 from tokenizer.config import TokenizerTrainConfig
-from tokenizer.contact_sheet import write_png
 from tokenizer.frames import FramePool, held_out_frames
 from tokenizer.loop import keyed_rng, run_loop
 from tokenizer.losses import PatchDiscriminator, ReconstructionLoss, adversarial_terms
@@ -44,11 +44,11 @@ class TokenizerTask:
     """What `tokenizer.loop.run_loop` trains."""
 
     def __init__(self, config: TokenizerTrainConfig, store: EpisodeStore) -> None:
+        height, width = store.manifest.size
+        _check_first_batch(config, config.tokenizer.grid(height, width))
         self.config = config
         self.pool = FramePool(store, "train")
         self.held_out = held_out_frames(store, "val", config.evaluation_frames)
-        height, width = store.manifest.size
-        config.tokenizer.grid(height, width)
         self.reconstruction_loss = ReconstructionLoss(config.losses)
         with torch.random.fork_rng():
             torch.manual_seed(config.loop.seed)
@@ -63,7 +63,6 @@ class TokenizerTask:
             )
             self.discriminator = PatchDiscriminator() if config.losses.adversarial else None
         self.model: nn.Module = Trainee(self.tokenizer, self.discriminator)
-        self._check_first_batch(height, width)
 
     def batch(self, step: int, micro: int) -> Mapping[str, Tensor]:
         """{"frames": (B, H, W, 3) uint8, "step": 0-dim}."""
@@ -93,7 +92,7 @@ class TokenizerTask:
         self.tokenizer.save_pretrained(folder)
 
     def sample(self, folder: Path, step: int) -> None:
-        write_png(folder / f"step_{step:07d}.png", comparison_sheet(self.tokenizer, self.held_out.frames))
+        save_png(comparison_sheet(self.tokenizer, self.held_out.frames), folder / f"step_{step:07d}.png")
 
     def units(self) -> tuple[str, float]:
         return "frames", float(self.config.loop.batch_size)
@@ -108,14 +107,15 @@ class TokenizerTask:
         self.model.train(was_training)
         return 3.0 * counter.get_total_flops() * self.config.loop.batch_size
 
-    def _check_first_batch(self, height: int, width: int) -> None:
-        config = self.config
-        vectors = config.loop.batch_size * math.prod(config.tokenizer.grid(height, width))
-        if config.tokenizer.quantizer == "vq" and vectors < config.tokenizer.codebook_size:
-            raise UserError(
-                f"loop.batch_size: the codebook of {config.tokenizer.codebook_size} starts from as many vectors of the first batch, "
-                f"which has {vectors}; raise the batch size or lower tokenizer.codebook_size"
-            )
+
+def _check_first_batch(config: TokenizerTrainConfig, grid: tuple[int, int]) -> None:
+    """UserError where VQ's k-means start would have fewer vectors than the codebook."""
+    vectors = config.loop.batch_size * math.prod(grid)
+    if config.tokenizer.quantizer == "vq" and vectors < config.tokenizer.codebook_size:
+        raise UserError(
+            f"loop.batch_size: the codebook of {config.tokenizer.codebook_size} starts from as many vectors of the first batch, "
+            f"which has {vectors}; raise the batch size or lower tokenizer.codebook_size"
+        )
 
 
 def train_tokenizer(config: TokenizerTrainConfig) -> dict[str, Any]:
