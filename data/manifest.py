@@ -139,7 +139,7 @@ class Manifest:
 def safe_name(name: str) -> str:
     """`name` as a file name; what had to be changed is told apart by a short hash of the whole."""
     safe = re.sub(r"[^A-Za-z0-9._-]", "_", name)[:100].lstrip(".")
-    return safe if safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
+    return safe if safe and safe == name else f"{safe}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def signals_to_json(signals: Signals) -> dict[str, Any]:
