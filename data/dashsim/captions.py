@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import groupby
+from itertools import groupby, pairwise
 
 import numpy as np
 
@@ -120,7 +120,7 @@ def segments(doings: Sequence[str], fps: float, rng: np.random.Generator) -> lis
     long_runs = [(int(end) - run, int(end)) for run, end in zip(runs, ends, strict=True) if run >= shortest]
     cuts = [0, *sorted({border for run in long_runs for border in run} - {0, len(doings)}), len(doings)]
     stretches: list[tuple[int, int]] = []
-    for start, end in zip(cuts[:-1], cuts[1:], strict=True):
+    for start, end in pairwise(cuts):
         if stretches and end - start < shortest:
             stretches[-1] = (stretches[-1][0], end)
         else:

@@ -1,4 +1,4 @@
-"""The ego car and its driver: an expert who keeps and changes lanes, follows, gives way, and now and then does something else on purpose."""
+"""The ego car and its driver, an expert who keeps and changes lanes, follows, gives way, and now and then does something else."""
 
 import math
 from dataclasses import dataclass
@@ -8,14 +8,15 @@ import numpy as np
 from highway_env.utils import wrap_to_pi
 from highway_env.vehicle.kinematics import Vehicle
 
+from data.dashsim.steering import slip_angle, wheel_angle, wished_curvature
 from data.dashsim.streets import Edge, OnStreets, Streets
 from data.dashsim.traffic import braking_for
 
-MAX_STEERING_RAD = 0.5
+MAX_STEERING_RAD = 0.4
+MAX_YAW_RATE_RPS = 0.78
+MAX_SIDEWAYS_MPS2 = 7.0
 MAX_ACCELERATION_MPS2 = 4.0
 MAX_BRAKING_MPS2 = 6.0
-TIGHTEST_INV_M = 0.17
-"""Curvature at which the driver has had enough steering."""
 
 Kind = Literal["keep", "aside", "weave", "nudge", "brake", "slow", "hurry", "stop"]
 
@@ -167,7 +168,7 @@ class Driver:
             return
         front, _ = car.road.neighbour_vehicles(car)
         slow = front is not None and front.speed < 0.85 * self._wished() and self._gap(front) < 12 + 2.0 * car.speed
-        if car.speed > 3 and (slow and self.rng.random() < 0.4 or self.rng.random() < 0.5 * self.style.change_rate_hz):
+        if car.speed > 3 and ((slow and self.rng.random() < 0.4) or self.rng.random() < 0.5 * self.style.change_rate_hz):
             for side in self.rng.permutation([1, -1]):
                 if self._try_change(int(side)):
                     return
@@ -205,18 +206,17 @@ class Driver:
         self._move_aim(dt)
         target = car.road.lane(car.target_lane_index)
         station, lateral = target.local_coordinates(car.position) if target is not car.lane else (car.station_m, car.lateral_m)
-        slip = math.atan(math.tan(self._steering) / 2)
-        course = wrap_to_pi(car.heading + slip - target.heading_at(station))
-        reach = min(max(0.85 * car.speed, 3.5), 22.0)
         wanted = math.atan(self.aim_mps / max(car.speed, 3.0))
-        curvature = self._curvature_ahead(station) - (lateral - self.aim_m) / reach**2 - 1.9 * (course - wanted) / reach
-        curvature = min(max(curvature, -TIGHTEST_INV_M), TIGHTEST_INV_M)
-        wheel = _wheel_angle(curvature)
+        course = wrap_to_pi(car.heading + slip_angle(self._steering) - target.heading_at(station)) - wanted
+        curvature = wished_curvature(car.curvature_ahead(station), lateral - self.aim_m, course, car.speed)
+        wheel = wheel_angle(curvature, car.LENGTH)
         turned = min(max(wheel, self._steering - 1.2 * dt), self._steering + 1.2 * dt)
         self._steering = turned
         push = self.sway.step(self.rng, dt) + self._nudge_mps2()
         disturbed = turned + car.LENGTH * push / max(car.speed, 5.0) ** 2
-        return min(max(disturbed, -MAX_STEERING_RAD), MAX_STEERING_RAD)
+        speed = max(car.speed, 1.0)
+        most = min(MAX_STEERING_RAD, wheel_angle(min(MAX_YAW_RATE_RPS / speed, MAX_SIDEWAYS_MPS2 / speed**2), car.LENGTH))
+        return min(max(disturbed, -most), most)
 
     def _nudge_mps2(self) -> float:
         """Sideways push of a nudge, as long as there is room on that side."""
@@ -224,15 +224,6 @@ class Driver:
             return 0.0
         side = math.copysign(1.0, self.manoeuvre.amount)
         return self.manoeuvre.amount if side * self.car.lateral_m < self._room(side) - 0.4 else 0.0
-
-    def _curvature_ahead(self, station_m: float) -> float:
-        """Curvature of the route in the middle of the next step or two."""
-        car = self.car
-        index, station = car.target_lane_index, station_m + 0.12 * car.speed
-        lane = car.road.lane(index)
-        if station > lane.length and (edge := car.edge_ahead(1)) and (following := car.road.following(index, edge)):
-            return car.road.lane(following).curvature_at(station - lane.length)
-        return lane.curvature_at(station)
 
     # How fast to go
 
@@ -268,11 +259,6 @@ class Driver:
         comfortable = 2 * math.sqrt(2.0 * 2.5)
         desired = 3.5 + max(0.0, car.speed * self.style.headway_s + car.speed * (car.speed - front.speed) / comfortable)
         return 2.0 * (1 - (desired / gap) ** 2)
-
-
-def _wheel_angle(curvature_inv_m: float) -> float:
-    """The road wheel angle whose steady turn has this curvature, in highway-env's bicycle with the centre in the middle."""
-    return math.atan(2 * math.tan(math.asin(min(max(curvature_inv_m * EgoCar.LENGTH / 2, -0.9), 0.9))))
 
 
 def place_ego(road: Streets, edges: list[Edge], lane: int, station_m: float, rng: np.random.Generator, off_centre: bool) -> EgoCar:

@@ -38,7 +38,7 @@ class CurveLane(AbstractLane):
         forbidden: bool = False,
         left_colour: str = "white",
     ) -> None:
-        """`line_types` are (left, right); `offset_m` is where the lane lies on its road, left positive; nobody changes to a `forbidden` lane."""
+        """`line_types` are (left, right), `offset_m` is where it lies on its road, left positive; nobody changes to a `forbidden` lane."""
         self.curve = curve
         self.width = width
         self.length = curve.length_m

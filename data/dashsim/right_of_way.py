@@ -11,6 +11,8 @@ MEETING_M = 4.2
 """Centres that come this near to one another meet."""
 STAND_BACK_M = 7.0
 """Where to wait: this far, along the path, before the place of the meeting."""
+TOO_FAR_M = -3.0
+"""Who is that much past its place to wait stands in the way already, and had better clear off."""
 ROLLING_MPS = 3.5
 """Who waits is foreseen to go on at this speed, so that it does not take its own waiting for a free road."""
 
@@ -26,10 +28,11 @@ def holds(road: Streets) -> dict[int, float]:
         meeting = _meeting(paths[one.car_id][0], paths[two.car_id][0])
         if meeting is None:
             continue
-        waits, step = _who_waits(one, two, meeting, paths)
-        room = float(paths[waits.car_id][1][step]) - STAND_BACK_M
-        if room > -3.0:  # past that it stands in the way already: better to clear off
-            held[waits.car_id] = min(held.get(waits.car_id, np.inf), max(room, 0.0))
+        rooms = [float(paths[user.car_id][1][step]) - STAND_BACK_M for user, step in zip((one, two), meeting, strict=True)]
+        waits = 0 if _rank(one, rooms[0]) < _rank(two, rooms[1]) else 1
+        if rooms[waits] > TOO_FAR_M:
+            car_id = (one, two)[waits].car_id
+            held[car_id] = min(held.get(car_id, np.inf), max(rooms[waits], 0.0))
     return held
 
 
@@ -58,14 +61,9 @@ def _meeting(one_m: np.ndarray, two_m: np.ndarray) -> tuple[int, int] | None:
     return None if not len(close) else (int(close[0][0]), int(close[0][1]))
 
 
-def _who_waits(
-    one: OnStreets, two: OnStreets, meeting: tuple[int, int], paths: dict[int, tuple[np.ndarray, np.ndarray]]
-) -> tuple[OnStreets, int]:
-    """The one of lower priority on its way through the junction; of equals, the one that is farther from the meeting."""
-    ranks = [
-        (_priority(user), -float(paths[user.car_id][1][step]), user.car_id) for user, step in zip((one, two), meeting, strict=True)
-    ]
-    return (one, meeting[0]) if ranks[0] < ranks[1] else (two, meeting[1])
+def _rank(user: OnStreets, room_m: float) -> tuple[bool, int, float, int]:
+    """The lower one waits: who is not in the way yet, then lower priority through the junction, then farther from the meeting."""
+    return room_m <= TOO_FAR_M, _priority(user), -room_m, user.car_id
 
 
 def _priority(user: OnStreets) -> int:

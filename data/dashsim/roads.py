@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 from highway_env.road.road import RoadNetwork
@@ -97,7 +98,7 @@ def _merge(rng: np.random.Generator, length_m: float) -> RoadPlan:
     while stations[-1] + 700 < main.length_m:
         stations += [stations[-1] + rng.uniform(160, 220), stations[-1] + rng.uniform(430, 520)]
     stations.append(main.length_m)
-    for index, (start, end) in enumerate(zip(stations[:-1], stations[1:], strict=True)):
+    for index, (start, end) in enumerate(pairwise(stations)):
         joins = index % 2 == 1 and index < len(stations) - 2
         centre = main.piece(start, end)
         _carriageway(network, (f"m{index}", f"m{index + 1}"), centre, lanes, width, speed=33.0, extra=joins)
@@ -140,11 +141,12 @@ def _racetrack(rng: np.random.Generator, length_m: float) -> RoadPlan:
     lanes, width = int(rng.integers(1, 4)), float(rng.uniform(4.0, 4.6))
     centre = circuit(rng, smallest_radius_m=11.0 + lanes * 2.0)
     quarter = centre.length_m / 4
-    network = RoadNetwork()
+    network, starts = RoadNetwork(), []
     for part in range(4):
-        _carriageway(network, (f"t{part}", f"t{(part + 1) % 4}"), centre.piece(part * quarter, (part + 1) * quarter), lanes, width, speed=20.0)
-    starts = tuple(Start(((f"t{part}", f"t{(part + 1) % 4}"),), (0, quarter - 10), tuple(range(lanes))) for part in range(4))
-    return RoadPlan(network, starts, speed_mps=(8, 17), lane_count=lanes, largest_traffic=14)
+        edge = (f"t{part}", f"t{(part + 1) % 4}")
+        _carriageway(network, edge, centre.piece(part * quarter, (part + 1) * quarter), lanes, width, speed=20.0)
+        starts.append(Start((edge,), (0, quarter - 10), tuple(range(lanes))))
+    return RoadPlan(network, tuple(starts), speed_mps=(8, 17), lane_count=lanes, largest_traffic=14)
 
 
 def _town(rng: np.random.Generator, network: RoadNetwork, inner_m: float, width: float) -> list[float]:
@@ -236,5 +238,3 @@ def _onto_ring(arm_m: np.ndarray, arm_rad: float, radius_m: float, angle_rad: fl
     point = radius_m * np.array([np.cos(angle_rad), np.sin(angle_rad)])
     tangent = angle_rad + np.pi / 2
     return bezier(arm_m, arm_rad, point, tangent) if way == 1 else bezier(point, tangent, arm_m, arm_rad)
-
-

@@ -29,6 +29,10 @@ class Streets(Road):
         super().__init__(network, np_random=rng)  # type: ignore[arg-type]
         self.users: dict[Edge, list[OnStreets]] = {}
         self._next: dict[LaneIndex, dict[Edge, int]] = {index: self._followers(index) for index in network.lanes_dict()}
+        self._previous: dict[LaneIndex, list[LaneIndex]] = defaultdict(list)
+        for index, followers in self._next.items():
+            for edge, lane in followers.items():
+                self._previous[(*edge, lane)].append(index)
 
     def _followers(self, index: LaneIndex) -> dict[Edge, int]:
         end = self.lane(index).position(self.lane(index).length, 0.0)
@@ -86,23 +90,24 @@ class Streets(Road):
 
     def neighbour_vehicles(self, vehicle: "OnStreets", lane_index: LaneIndex | None = None) -> "tuple[OnStreets | None, OnStreets | None]":
         """Next road user ahead and next behind, if the vehicle were on `lane_index` of its road (default: its own lane)."""
-        index = lane_index or vehicle.lane_index
-        if index[:2] != vehicle.edges[0]:
+        searched = lane_index or vehicle.lane_index
+        if searched[:2] != vehicle.edges[0]:
             return None, None
-        here = self._station_on(vehicle, index)
+        here = self._station_on(vehicle, searched)
+        before = [(previous, -self.lane(previous).length) for previous in self._previous[searched]]
         front, rear, ahead, behind = None, None, SIGHT_M, -SIGHT_M
-        for lane_ahead, start in self.lanes_ahead(vehicle, index):
-            lane = self.lane(lane_ahead)
-            for other in self.users[lane_ahead[:2]]:
+        for index, start in [*before, *self.lanes_ahead(vehicle, searched)]:
+            if start - here > ahead:
+                break
+            lane = self.lane(index)
+            for other in self.users[index[:2]]:
                 if other is vehicle or not self._overlaps(other, lane):
                     continue
-                gap = start + self._station_on(other, lane_ahead) - here
+                gap = start + self._station_on(other, index) - here
                 if 0 <= gap < ahead:
                     front, ahead = other, gap
                 elif behind < gap < 0:
                     rear, behind = other, gap
-            if front is not None:
-                break
         return front, rear
 
     def distance_along(self, user: "OnStreets", other: "OnStreets") -> float:
@@ -176,6 +181,14 @@ class OnStreets(Vehicle):
         self.edges.pop(0)
         self.lane_index, self.lane = following, self.road.lane(following)
         self.station_m, self.lateral_m = self.lane.local_coordinates(self.position)
+
+    def curvature_ahead(self, station_m: float) -> float:
+        """Curvature of its way along its target lane, where it will be in the middle of the next step or so."""
+        station = station_m + 0.12 * self.speed
+        lane = self.road.lane(self.target_lane_index)
+        if station > lane.length and (edge := self.edge_ahead(1)) and (following := self.road.following(self.target_lane_index, edge)):
+            return self.road.lane(following).curvature_at(station - lane.length)
+        return lane.curvature_at(station)
 
     def lane_distance_to(self, other: "OnStreets", lane: CurveLane | None = None) -> float:
         return self.road.distance_along(self, other)

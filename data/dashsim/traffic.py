@@ -3,11 +3,14 @@
 import math
 
 import numpy as np
+from highway_env.road.road import LaneIndex
+from highway_env.utils import wrap_to_pi
 from highway_env.vehicle.behavior import IDMVehicle
 
 from data.dashsim.config import Traffic as Density
 from data.dashsim.roads import RoadPlan
 from data.dashsim.scene import CarState
+from data.dashsim.steering import slip_angle, wheel_angle, wished_curvature
 from data.dashsim.streets import OnStreets, Streets
 
 CARS_PER_LANE_KM: dict[Density, float] = {"none": 0.0, "light": 6.0, "moderate": 15.0, "heavy": 34.0}
@@ -43,6 +46,13 @@ class TrafficCar(OnStreets, IDMVehicle):
 
     def follow_road(self) -> None:
         """Its route is followed in on_state_update."""
+
+    def steering_control(self, target_lane_index: LaneIndex) -> float:
+        """highway-env's own law turns a slow car across the road."""
+        lane = self.road.lane(target_lane_index)
+        station, lateral = (self.station_m, self.lateral_m) if lane is self.lane else lane.local_coordinates(self.position)
+        course = wrap_to_pi(self.heading + slip_angle(self.action["steering"]) - lane.heading_at(station))
+        return wheel_angle(wished_curvature(self.curvature_ahead(station), lateral, course, self.speed), self.LENGTH)
 
     def change_lane_policy(self) -> None:
         if self.room_to_lane_end() == math.inf:

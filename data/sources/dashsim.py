@@ -23,8 +23,8 @@ if TYPE_CHECKING:
 CHUNK_STEPS = 64
 CAMERA = "front"
 TELEMETRY = (ChannelSpec("speed_mps", "m/s", 0.0, 40.0), ChannelSpec("yaw_rate_rps", "rad/s", -0.8, 0.8))
-ACTIONS = (ChannelSpec("steering_rad", "rad", -0.5, 0.5, bins=256), ChannelSpec("acceleration_mps2", "m/s^2", -6.0, 4.0))
-"""Steering has more bins: at 20 m/s one of 1/128 rad would change the sideways acceleration by 1.2 m/s²."""
+ACTIONS = (ChannelSpec("steering_rad", "rad", -0.4, 0.4, bins=256), ChannelSpec("acceleration_mps2", "m/s^2", -6.0, 4.0))
+"""Steering has more bins: at 20 m/s one of 128 would change the sideways acceleration by 0.9 m/s²."""
 
 
 @dataclass(frozen=True)
