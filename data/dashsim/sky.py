@@ -123,7 +123,7 @@ def _add_hills(sky: np.ndarray, look: Look, elevation: np.ndarray, azimuth: np.n
     ridges = (  # height, swing, waves, haze
         (2.6, 2.0, (2, 9), 0.45 + 0.55 * look.hill_haze),
         (1.5, 1.1, (4, 16), look.hill_haze + 0.15 * (1 - look.hill_haze)),
-        (0.7, 0.35, (14, 60), 0.9 * look.hill_haze),
+        (0.7, 0.35, (14, 60), look.hill_haze),
     )
     for height, swing, (low, high), haze in ridges:
         waves = rng.integers(low, high, 6)
