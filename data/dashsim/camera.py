@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
+from einops import rearrange
 
 from data.errors import UserError
 
@@ -149,9 +150,8 @@ def clip_near(polygons: np.ndarray, near_m: float = NEAR_M) -> np.ndarray:
     crosses = inside != inside_next
     gap = np.where(crosses, following[..., 0] - polygons[..., 0], 1.0)
     crossing = polygons + ((near_m - polygons[..., 0]) / gap)[..., None] * (following - polygons)
-    count, vertices = inside.shape
-    points = np.stack([polygons, crossing], axis=2).reshape(count, 2 * vertices, 3)
-    valid = np.stack([inside, crosses], axis=2).reshape(count, 2 * vertices)
-    source = np.maximum.accumulate(np.where(valid, np.arange(2 * vertices), -1), axis=1)
+    points = rearrange([polygons, crossing], "two n v axis -> n (v two) axis")
+    valid = rearrange([inside, crosses], "two n v -> n (v two)")
+    source = np.maximum.accumulate(np.where(valid, np.arange(valid.shape[1]), -1), axis=1)
     source = np.where(source < 0, valid.argmax(axis=1)[:, None], source)
     return np.take_along_axis(points, source[..., None], axis=1)

@@ -7,6 +7,8 @@ import numpy as np
 
 SHIFT = 4
 """Fractional bits of the coordinates that OpenCV draws with."""
+LIGHT, CARS, TREES, OTHER = -1, 0, 1, 2
+"""Kinds of things in a Scenery: soft lights, and faces by the mask that they belong to."""
 
 
 def to_fixed(pixels: np.ndarray) -> np.ndarray:
@@ -63,10 +65,6 @@ class Scenery:
 
     def _order(self) -> list[int]:
         return np.argsort(-np.concatenate(self.depths), kind="stable").tolist()
-
-
-LIGHT = -1
-CARS, TREES, OTHER = 0, 1, 2
 
 
 def add_light(picture: np.ndarray, centre: np.ndarray, radii: np.ndarray, colour: list[float]) -> None:

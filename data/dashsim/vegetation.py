@@ -1,6 +1,7 @@
 """Trees, bushes and marker posts as flat cut-outs that face the camera."""
 
 import numpy as np
+from einops import rearrange
 
 from data.dashsim.camera import Camera, Pose
 from data.dashsim.lighting import Lighting
@@ -81,7 +82,8 @@ class Vegetation:
         lit = light.ambient + 0.55 * light.direct + light.beam(middle)[..., None] * light.beam_colour
         colours = light.through_air(self._albedo[seen] * lit, middle)
         depth = np.repeat(np.linalg.norm(rig, axis=-1), shape.shape[1])
-        scenery.add_faces(pixels.reshape(-1, _VERTICES, 2), colours.reshape(-1, 3), depth, TREES, _size(camera))
+        faces = rearrange(pixels, "n k v xy -> (n k) v xy"), rearrange(colours, "n k rgb -> (n k) rgb")
+        scenery.add_faces(*faces, depth, TREES, _size(camera))
 
     def _add_posts(self, scenery: Scenery, camera: Camera, pose: Pose) -> None:
         light = self._light
@@ -93,9 +95,11 @@ class Vegetation:
         points[..., 2] = _POST[..., 1] * smoothstep(_POST_FAR_M, 0.7 * _POST_FAR_M, rig[:, 0, None, None])
         middle = points.mean(axis=2)  # (N, 2, 3)
         lit = light.ambient + 0.5 * light.direct + 1.2 * light.beam(middle)[..., None] * light.beam_colour
-        colours = light.through_air(_POST_ALBEDO * lit, middle).reshape(-1, 3)
+        colours = light.through_air(_POST_ALBEDO * lit, middle)
         depth = np.repeat(np.linalg.norm(rig, axis=-1), 2)
-        scenery.add_faces(camera.to_pixels(camera.to_view(points)).reshape(-1, 4, 2), colours, depth, OTHER, _size(camera))
+        pixels = camera.to_pixels(camera.to_view(points))
+        faces = rearrange(pixels, "n k v xy -> (n k) v xy"), rearrange(colours, "n k rgb -> (n k) rgb")
+        scenery.add_faces(*faces, depth, OTHER, _size(camera))
 
     def shadows(self, camera: Camera, pose: Pose) -> np.ndarray:
         """(N, 12, 3) view outlines of the plants' shadows on the ground."""
