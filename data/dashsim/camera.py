@@ -46,7 +46,8 @@ class CameraConfig:
             raise UserError(f"camera supersample: expected at least 1, got {self.supersample}")
         horizon = Camera(self).horizon_row / self.height
         if not 0.05 <= horizon <= 0.9:
-            raise UserError(f"camera pitch_deg: expected the horizon at 5 to 90 % of the height, got {self.pitch_deg}, which puts it at {100 * horizon:.0f} %")
+            place = f"{self.pitch_deg}, which puts it at {100 * horizon:.0f} %"
+            raise UserError(f"camera pitch_deg: expected the horizon at 5 to 90 % of the picture's height, got {place}")
 
     def enlarged(self) -> "CameraConfig":
         """The same view on the larger grid that pictures are drawn on."""
@@ -150,7 +151,7 @@ def clip_near(polygons: np.ndarray, near_m: float = NEAR_M) -> np.ndarray:
     crosses = inside != inside_next
     gap = np.where(crosses, following[..., 0] - polygons[..., 0], 1.0)
     crossing = polygons + ((near_m - polygons[..., 0]) / gap)[..., None] * (following - polygons)
-    points = rearrange([polygons, crossing], "two n v axis -> n (v two) axis")
+    points = rearrange([polygons, crossing], "two n v xyz -> n (v two) xyz")
     valid = rearrange([inside, crosses], "two n v -> n (v two)")
     source = np.maximum.accumulate(np.where(valid, np.arange(valid.shape[1]), -1), axis=1)
     source = np.where(source < 0, valid.argmax(axis=1)[:, None], source)

@@ -30,11 +30,13 @@ def _cone(half_width: float, low: float, top: float) -> np.ndarray:
 
 _TRUNK = _shape((-0.035, 0.0), (0.035, 0.0), (0.03, 0.4), (-0.03, 0.4))
 # (kind, layer, vertex, 2): left of the middle and up, in heights of the plant.
-_LAYERS = np.array([
-    [_TRUNK, _blob(0.0, 0.62, 0.32, 0.37), _blob(0.04, 0.68, 0.25, 0.27), _blob(0.08, 0.75, 0.15, 0.16)],
-    [_TRUNK, _cone(0.25, 0.14, 0.66), _cone(0.2, 0.36, 0.84), _cone(0.14, 0.6, 1.0)],
-    [_blob(0.0, 0.3, 0.75, 0.42), _blob(0.0, 0.42, 0.7, 0.5), _blob(0.1, 0.55, 0.5, 0.36), _blob(0.16, 0.66, 0.3, 0.22)],
-])
+_LAYERS = np.array(
+    [
+        [_TRUNK, _blob(0.0, 0.62, 0.32, 0.37), _blob(0.04, 0.68, 0.25, 0.27), _blob(0.08, 0.75, 0.15, 0.16)],
+        [_TRUNK, _cone(0.25, 0.14, 0.66), _cone(0.2, 0.36, 0.84), _cone(0.14, 0.6, 1.0)],
+        [_blob(0.0, 0.3, 0.75, 0.42), _blob(0.0, 0.42, 0.7, 0.5), _blob(0.1, 0.55, 0.5, 0.36), _blob(0.16, 0.66, 0.3, 0.22)],
+    ]
+)
 _SHIFTS = np.array([[0.0, 0.0, 1.0, 2.0], [0.0, 0.0, 0.0, 0.0], [0.0, 0.0, 1.0, 2.0]])
 """How far each layer leans towards the sun."""
 _SHADES = np.array([[0.0, 0.72, 0.94, 1.14], [0.0, 0.74, 0.9, 1.06], [0.7, 0.82, 0.98, 1.12]])
