@@ -16,7 +16,7 @@ def main() -> None:
     from worldgpt.token_store import encode_store
     from worldgpt.train import check_tokenizer, train_worldgpt
 
-    ensure_data(config.data, WorldTrainConfig.data)
+    ensure_data(config.data)
     store = EpisodeStore.open(config.data)
     tokenizer = None
     if store.manifest.signals.frame_sizes:

@@ -1,0 +1,31 @@
+#!/usr/bin/env bash
+# Fresh machine -> environment, embedded driving world, tokenizer, world model, three prompted videos. A second run reuses what is there.
+here=$(dirname "${BASH_SOURCE[0]}")
+echo "WorldGPT demo: about 12 minutes on two CPU cores, 4 GB of memory, 4 GB of disk (most of it packages)"
+. "$here/environment.sh"
+out=runs/demo
+
+step() { # step NAME FILE-THAT-ENDS-IT COMMAND...: skipped when done, continued when interrupted
+    local name=$1 done_file=$2 folder
+    shift 2
+    folder=$(dirname "$done_file")
+    if [ -e "$done_file" ]; then
+        echo "== $name: already in $folder"
+    elif [ -e "$folder" ]; then
+        echo "== $name: going on in $folder"
+        "$@" --resume
+    else
+        echo "== $name"
+        "$@"
+    fi
+}
+
+step "Driving data (about 2 minutes)" $out/data/manifest.json \
+    python scripts/prepare_data.py dashsim --output $out/data --episodes 120 --val-episodes 12 --heldout-episodes 0
+step "Frame tokenizer (about 3 minutes)" $out/tokenizer/report.json \
+    python scripts/train_tokenizer.py --preset demo --data $out/data --output $out/tokenizer
+step "World model (about 5 minutes)" $out/worldgpt/report.json \
+    python scripts/train_worldgpt.py --preset demo --data $out/data --tokenizer $out/tokenizer --output $out/worldgpt
+echo "== Videos (about 1 minute)"
+python scripts/generate.py --checkpoint $out/worldgpt --prompt "rainy night" "sunny day" "snow, heavy traffic" \
+    --frames 100 --seed 0 --output $out/videos/demo.mp4
