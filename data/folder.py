@@ -28,7 +28,7 @@ def prepare_output(path: str | Path, *, resume: bool = False, overwrite: bool = 
         raise UserError("--resume and --overwrite: expected at most one of the two")
     if path.exists() and not path.is_dir():
         raise UserError(f"{path}: expected a folder for the output, got a file")
-    if path.is_dir() and any(entry.name != MARKER for entry in path.iterdir()):
+    if _in_use(path):
         if not (resume or overwrite):
             raise UserError(f"{path}: already holds files; give --resume to go on, --overwrite to start anew, or another --output")
         if not (path / MARKER).is_file():
@@ -44,8 +44,8 @@ def prepare_output(path: str | Path, *, resume: bool = False, overwrite: bool = 
 
 
 def remove_if_unused(path: Path) -> None:
-    """Remove an output folder in which nothing but the marker was ever written."""
-    if path.is_dir() and all(entry.name == MARKER for entry in path.iterdir()):
+    """Remove an output folder in which no file but the marker was ever written."""
+    if path.is_dir() and not _in_use(path):
         shutil.rmtree(path)
 
 
@@ -149,6 +149,10 @@ def bytes_text(count: float) -> str:
             return f"{count:.0f} {unit}" if unit == "B" else f"{count:.1f} {unit}"
         count /= 1000
     return f"{count:.1f} TB"
+
+
+def _in_use(path: Path) -> bool:
+    return any(not entry.is_dir() and entry.name != MARKER for entry in path.rglob("*"))
 
 
 @contextmanager

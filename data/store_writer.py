@@ -130,8 +130,6 @@ def _gather(
         for part in plan.parts:
             _shard_path(folder, part).unlink(missing_ok=True)
         skipped[plan.drive.drive_id] = reason
-    for split in [entry for entry in folder.iterdir() if entry.is_dir() and not any(entry.iterdir())]:
-        split.rmdir()
     if not shards:
         raise UserError(f"no usable drive among {len(plans)}: {next(iter(skipped.values()))}")
     for drive_id, reason in skipped.items():

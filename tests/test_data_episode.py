@@ -1,4 +1,5 @@
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -22,7 +23,7 @@ def test_cutting_and_joining_are_inverse() -> None:
 def test_rechunking_keeps_every_step_in_order(sizes: tuple[int, ...]) -> None:
     whole = make_episode(1, 20)
     bounds = np.cumsum((0, *sizes))
-    chunks = list(rechunk((cut(whole, a, b) for a, b in zip(bounds, bounds[1:], strict=False)), 8))
+    chunks = list(rechunk((cut(whole, a, b) for a, b in pairwise(bounds)), 8))
     assert [chunk.steps for chunk in chunks] == [8, 8, 4]
     assert [chunk.start for chunk in chunks] == [0, 8, 16]
     np.testing.assert_array_equal(np.concatenate([chunk.telemetry for chunk in chunks]), whole.telemetry)

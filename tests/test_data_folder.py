@@ -59,8 +59,14 @@ def test_a_file_is_no_output(tmp_path: Path) -> None:
 
 def test_an_unused_output_is_removed(tmp_path: Path) -> None:
     path = prepare_output(tmp_path / "out")
+    (path / "train").mkdir()
     remove_if_unused(path)
     assert not path.exists()
+    path = prepare_output(tmp_path / "out")
+    (path / "train").mkdir()
+    (path / "train" / "drive").write_text("hours")
+    remove_if_unused(path)
+    assert (path / "train" / "drive").exists()
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -91,7 +97,9 @@ def test_a_failed_folder_leaves_the_old_one(tmp_path: Path) -> None:
     assert (path / "weights").read_text() == "second"
 
 
-@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("x: No space left on device (os error 28)")])
+@pytest.mark.parametrize(
+    "error", [OSError(errno.ENOSPC, "No space left on device"), RuntimeError("x: No space left on device (os error 28)")]
+)
 def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, error: Exception) -> None:
     with pytest.raises(DiskFullError, match=r"disk full: .*file\.bin"), atomic_file(tmp_path / "file.bin") as temp:
         temp.write_bytes(b"half")
@@ -101,7 +109,7 @@ def test_a_full_disk_is_one_line_and_leaves_nothing(tmp_path: Path, error: Excep
 
 def test_disk_free_check(tmp_path: Path) -> None:
     disk_free_check(tmp_path / "not" / "there" / "yet", 1)
-    with pytest.raises(DiskFullError, match="needs about 1000000.0 TB"):
+    with pytest.raises(DiskFullError, match=r"needs about 1000000.0 TB"):
         disk_free_check(tmp_path / "yet", 1e18)
 
 

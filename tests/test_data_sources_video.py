@@ -117,7 +117,7 @@ def test_a_bad_declaration_is_refused(text: str) -> None:
 def test_inputs_that_are_none(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         list(drives(VideoConfig(tmp_path / "none")))
-    with pytest.raises(UserError, match="expected videos .* or pictures .*, got none"):
+    with pytest.raises(UserError, match=r"expected videos .* or pictures .*, got none"):
         list(drives(VideoConfig(tmp_path)))
     with pytest.raises(UserError, match="divide by 8, got 60x128"):
         VideoConfig(tmp_path, size="60x128")
@@ -147,7 +147,7 @@ def test_pictures_need_a_rate_and_as_many_rows(tmp_path: Path) -> None:
     folder = make_pictures(tmp_path / "pictures")
     with pytest.raises(UserError, match="pictures have no clock; give their rate with --source-fps"):
         read_all(VideoConfig(folder))
-    with pytest.raises(UserError, match="expected 30 rows, one a picture in .*, got 29"):
+    with pytest.raises(UserError, match=r"expected 30 rows, one a picture in .*, got 29"):
         read_all(VideoConfig(folder, source_fps=20, csv=make_csv(tmp_path / "a.csv", 29)))
 
 

@@ -182,7 +182,7 @@ def test_an_interrupted_run_goes_on_without_redoing(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         write(path, drives)
     assert files(path) == {f"train/drive{k}.parquet" for k in range(7)}
-    with pytest.raises(UserError, match="no manifest.json inside"):
+    with pytest.raises(UserError, match=r"no manifest.json inside"):
         EpisodeStore.open(path)
     resumed = write(path, drives, resume=True)
     assert read == [*range(8), 7, 8, 9]
@@ -216,17 +216,17 @@ def test_a_drive_of_other_signals_is_left_out(tmp_path: Path) -> None:
 def test_time_must_rise(tmp_path: Path) -> None:
     episode = make_episode(0, 70)
     back = replace(episode, timestamps_s=np.where(np.arange(70) == 40, 0.0, episode.timestamps_s))
-    with pytest.raises(UserError, match="drive0: timestamps_s expected to rise, got 0.0 at step 40"):
+    with pytest.raises(UserError, match=r"drive0: timestamps_s expected to rise, got 0.0 at step 40"):
         write(tmp_path / "s", [Drive("drive0", lambda: iter([back]), "train")])
 
 
 def test_nothing_is_left_when_no_drive_is_usable(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="no usable drive among 2: drive0.mp4: truncated"):
+    with pytest.raises(UserError, match=r"no usable drive among 2: drive0.mp4: truncated"):
         write(tmp_path / "s", make_drives(2, broken_ones=(0, 1)))
     assert not (tmp_path / "s").exists()
     with pytest.raises(UserError, match="at least one drive"):
         write(tmp_path / "s", [])
-    with pytest.raises(UserError, match="drive0: .* got this one twice"):
+    with pytest.raises(UserError, match=r"drive0: .* got this one twice"):
         write(tmp_path / "s", make_drives(1) * 2)
 
 
@@ -243,7 +243,7 @@ def test_a_full_disk_stops_the_run_and_leaves_whole_drives_only(tmp_path: Path, 
             super().write_table(*arguments, **options)
 
     monkeypatch.setattr(pq, "ParquetWriter", FullAfterFour)
-    with pytest.raises(DiskFullError, match="disk full: no room left to write .*drive1.parquet"):
+    with pytest.raises(DiskFullError, match=r"disk full: no room left to write .*drive1.parquet"):
         write(tmp_path / "s", [replace(drive, split="train") for drive in make_drives(10)])
     assert files(tmp_path / "s") == {"train/drive0.parquet"}
 
@@ -252,7 +252,7 @@ def test_a_full_disk_leaves_no_half_frame_array(tmp_path: Path, monkeypatch: pyt
     write(tmp_path / "s", make_drives(10))
     store = EpisodeStore.open(tmp_path / "s")
     monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(100, 90, 10))  # type: ignore[attr-defined]
-    with pytest.raises(DiskFullError, match="disk full: .* needs about"):
+    with pytest.raises(DiskFullError, match=r"disk full: .* needs about"):
         store.frame_array("train", progress=False)
     assert not (tmp_path / "s" / "cache").exists()
 
