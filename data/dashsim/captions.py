@@ -13,6 +13,8 @@ from data.episode import Caption
 SHORTEST_S = 2.0
 """No caption lasts shorter, but in a drive that is itself shorter."""
 LONGEST_S = 8.0
+WORDINGS = 6
+"""Draws of a wording for the same stretch: with one alone, a prompt would name its drive rather than what it says."""
 TRUE_SHARE = 0.75
 """What the car does is told where it does so for at least this share of the caption's steps."""
 
@@ -23,8 +25,9 @@ TIME_WORDS: dict[TimeOfDay, tuple[str, ...]] = {
     "dusk": ("dusk", "evening", "twilight"),
     "night": ("night", "nighttime", "dark"),
 }
+AT_TIME: dict[TimeOfDay, str] = {"day": "by day", "dusk": "at dusk", "night": "at night"}
 LOOK_WORDS: dict[Weather, dict[str, tuple[str, ...]]] = {
-    "clear": {"adjective": ("clear", "dry", "fair"), "noun": ("clear weather", "dry weather", "clear sky")},
+    "clear": {"adjective": ("clear", "clear", "dry"), "noun": ("clear weather", "dry weather", "clear sky")},
     "rain": {"adjective": ("rainy", "wet", "rainy"), "noun": ("rain", "rain", "falling rain", "wet road")},
     "fog": {"adjective": ("foggy", "misty", "foggy"), "noun": ("fog", "fog", "mist", "thick fog")},
     "snow": {"adjective": ("snowy", "wintry", "snowy"), "noun": ("snow", "snow", "snowfall", "falling snow")},
@@ -59,7 +62,7 @@ DOING_WORDS: dict[str, tuple[str, ...]] = {
     "brake": ("braking", "slowing down", "braking"),
     "accelerate": ("accelerating", "speeding up", "accelerating"),
     "follow": ("following a car", "behind another car", "following the car ahead"),
-    "straight": ("driving straight", "straight ahead", "going straight on"),
+    "straight": ("driving straight", "straight ahead", "going straight"),
     NOTHING: (),
 }
 
@@ -76,8 +79,12 @@ class Facts:
 
 
 def caption_drive(facts: Facts, doings: Sequence[str], fps: float, rng: np.random.Generator) -> tuple[Caption, ...]:
-    """Captions that cover all steps of a drive, given what the car does at each."""
-    return tuple(Caption(start, end, describe(facts, doing, rng)) for start, end, doing in segments(doings, fps, rng))
+    """Captions that cover all steps of a drive, given what the car does at each; each stretch is told in several wordings."""
+    captions = []
+    for start, end, doing in segments(doings, fps, rng):
+        texts = dict.fromkeys(describe(facts, doing, rng) for _ in range(WORDINGS))
+        captions += [Caption(start, end, text) for text in texts]
+    return tuple(captions)
 
 
 def doing_at_each_step(road: Road, speed_mps: np.ndarray, truth: dict[str, np.ndarray], fps: float) -> list[str]:
@@ -150,23 +157,49 @@ def _prevailing(doings: Sequence[str]) -> str:
 
 def describe(facts: Facts, doing: str, rng: np.random.Generator) -> str:
     """One wording of facts and doing: all of them, or only some."""
-    told = rng.choice(["all", "look", "look traffic", "look road", "look doing", "weather", "time", "look traffic doing"], p=_SHARES)
-    parts: list[str] = []
-    if told == "weather":
-        parts.append(_pick(rng, LOOK_WORDS[facts.weather]["noun"] + LOOK_WORDS[facts.weather]["adjective"][:1]))
-    elif told == "time":
-        parts.append(_pick(rng, TIME_WORDS[facts.time_of_day]))
-    else:
-        parts.append(_look(facts, rng))
-    road = _road(facts, rng) if told in ("all", "look road") else ""
-    if told in ("all", "look traffic", "look traffic doing") or (told in ("weather", "time") and rng.random() < 0.5):
+    told = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
+    if told == "time":
+        return _time_alone(facts, rng)
+    parts = [_weather_alone(facts, rng) if "weather" in told else _look(facts, rng)]
+    if "road" in told:
+        road = _road(facts, rng)
+        if rng.random() < 0.6:
+            place = "at" if facts.road in ("roundabout", "intersection") and " " not in road else "on"
+            parts[0] += f" {place} {'an' if road[0] in 'aeiou' else 'a'} {road}"
+        else:
+            parts.append(road)
+    if "traffic" in told:
         parts.append(_pick(rng, TRAFFIC_WORDS[facts.traffic]))
-    if told in ("all", "look doing", "look traffic doing") and DOING_WORDS[doing]:
+    if "doing" in told and DOING_WORDS[doing]:
         parts.append(_pick(rng, DOING_WORDS[doing]))
-    return _join(parts, road, rng)
+    if rng.random() < 0.35:
+        parts = [parts[index] for index in rng.permutation(len(parts))]
+    return ", ".join(parts)
 
 
-_SHARES = (0.34, 0.18, 0.12, 0.1, 0.12, 0.04, 0.04, 0.06)
+_SHARES = {
+    "look road traffic doing": 0.32,
+    "look": 0.18,
+    "look traffic": 0.12,
+    "look road": 0.1,
+    "look doing": 0.12,
+    "look traffic doing": 0.06,
+    "weather": 0.02,
+    "weather traffic": 0.04,
+    "time": 0.04,
+}
+"""What is told, and how often; "look" is weather and time of day in one phrase."""
+
+
+def _weather_alone(facts: Facts, rng: np.random.Generator) -> str:
+    return _pick(rng, (*LOOK_WORDS[facts.weather]["noun"], LOOK_WORDS[facts.weather]["adjective"][0]))
+
+
+def _time_alone(facts: Facts, rng: np.random.Generator) -> str:
+    """Such as "night" or "empty road at night"."""
+    if rng.random() < 0.4:
+        return _pick(rng, TIME_WORDS[facts.time_of_day])
+    return f"{_pick(rng, TRAFFIC_WORDS[facts.traffic])} {AT_TIME[facts.time_of_day]}"
 
 
 def _pick(rng: np.random.Generator, words: Sequence[str]) -> str:
@@ -180,7 +213,7 @@ def _look(facts: Facts, rng: np.random.Generator) -> str:
     words = LOOK_WORDS[facts.weather]
     adjective, noun = _pick(rng, words["adjective"]), _pick(rng, words["noun"])
     plain, time = TIME_WORDS[facts.time_of_day][0], _pick(rng, TIME_WORDS[facts.time_of_day][:2])
-    at = {"day": "by day", "dusk": "at dusk", "night": "at night"}[facts.time_of_day]
+    at = AT_TIME[facts.time_of_day]
     forms = (f"{adjective} {plain}", f"{adjective} {time}", f"{noun} {at}", f"{time}, {noun}", f"{plain} with {noun}", f"{noun}, {time}")
     return forms[int(rng.choice(len(forms), p=(0.4, 0.2, 0.16, 0.08, 0.06, 0.1)))]
 
@@ -190,16 +223,3 @@ def _road(facts: Facts, rng: np.random.Generator) -> str:
     if facts.road in ("highway", "merge", "racetrack") and rng.random() < 0.6:
         return f"{LANE_WORDS[facts.lane_count]} {name}"
     return name
-
-
-def _join(parts: list[str], road: str, rng: np.random.Generator) -> str:
-    """Parts in some order, the road either a part of its own or the place of the first one."""
-    if len(parts) > 1 and rng.random() < 0.35:
-        parts = [parts[index] for index in rng.permutation(len(parts))]
-    if road:
-        article = "an" if road[0] in "aeiou" else "a"
-        if rng.random() < 0.6:
-            parts[0] = f"{parts[0]} {'at' if road in ('roundabout', 'intersection') else 'on'} {article} {road}"
-        else:
-            parts.insert(int(rng.integers(len(parts) + 1)), road)
-    return ", ".join(parts)

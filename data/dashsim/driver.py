@@ -151,12 +151,16 @@ class Driver:
         return (start, end, other) if 0 <= other < len(lanes) and not lanes[other].forbidden else None  # type: ignore[attr-defined]
 
     def _is_free(self, index: tuple[str, str, int]) -> bool:
-        """Whether changing to a lane now would leave room ahead and behind."""
+        """Whether changing to a lane now would leave room ahead and behind; a car that has to get in makes do with less."""
         car = self.car
         front, rear = car.road.neighbour_vehicles(car, index)
-        if front and self._gap(front) < 5 + 0.35 * car.speed + 1.5 * max(0.0, car.speed - front.speed):
+        share = 0.4 if car.room_to_lane_end() < 60 and car.speed < 8 else 1.0
+        if front and self._gap(front) < share * (5 + 0.35 * car.speed) + 1.5 * max(0.0, car.speed - front.speed):
             return False
-        return rear is None or -car.lane_distance_to(rear) - 4.6 > 5 + 0.25 * rear.speed + 2.0 * max(0.0, rear.speed - car.speed)
+        if rear is None:
+            return True
+        behind = -car.lane_distance_to(rear) - (car.body_length_m + rear.body_length_m) / 2
+        return behind > share * (5 + 0.25 * rear.speed + 2.0 * max(0.0, rear.speed - car.speed))
 
     def _consider_lanes(self) -> None:
         """Change lanes where the lane ends, where the car ahead is slow, or for the sake of it."""

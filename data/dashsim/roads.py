@@ -8,7 +8,7 @@ import numpy as np
 from highway_env.road.road import RoadNetwork
 
 from data.dashsim.config import Road
-from data.dashsim.curves import Curve, arc, bezier, circuit, rounded, winding
+from data.dashsim.curves import Curve, arc, bezier, chamfered, circuit, rounded, winding
 from data.dashsim.lanes import DASHED, NONE, SOLID, CurveLane, settle_curve_speeds
 from data.dashsim.scene import PaintLine
 from data.dashsim.streets import Edge
@@ -159,9 +159,10 @@ def _town(rng: np.random.Generator, network: RoadNetwork, inner_m: float, width:
     directions = [float(turn + arm * np.pi / 2 + rng.uniform(-0.06, 0.06)) for arm in range(4)]
     for first, second in ((0, 1), (2, 3)):
         u, v = (np.array([np.cos(directions[arm]), np.sin(directions[arm])]) for arm in (first, second))
-        p, q = rng.uniform(75, 110, 2) + inner_m - 12
-        middle = rng.uniform(0.75, 1.0) * (p * u + q * v)
-        centre = rounded(np.stack([inner_m * u, p * u, middle, q * v, inner_m * v]), softness_m=float(rng.uniform(9, 14)))
+        p, q = rng.uniform(75, 105, 2) + inner_m - 12
+        middle = rng.uniform(0.85, 1.1) * (p * u + q * v)
+        corners = chamfered(np.stack([inner_m * u, p * u, middle, q * v, inner_m * v]), cut_m=float(rng.uniform(16, 24)))
+        centre = rounded(corners, softness_m=float(rng.uniform(8, 10)))
         nodes = (f"out{first}", f"in{second}", f"out{second}", f"in{first}")
         _two_directions(network, nodes, centre, width, speed=15.0)
     return directions

@@ -9,7 +9,7 @@ from highway_env.utils import wrap_to_pi
 from data.dashsim.config import Road, Traffic
 from data.dashsim.driver import Driver, EgoCar, Style, place_ego
 from data.dashsim.lanes import road_map
-from data.dashsim.right_of_way import holds
+from data.dashsim.right_of_way import RightOfWay
 from data.dashsim.roads import RoadPlan, build_road
 from data.dashsim.scene import RoadMap, Snapshot
 from data.dashsim.streets import OnStreets, Streets
@@ -78,11 +78,10 @@ class _Simulation:
         self.road.vehicles = [self.ego]
         self.road.refresh()
         style = Style.draw(driver_rng, self.plan.speed_mps, noise)
-        bend = self.ego.lane.curve_speed_at(self.ego.station_m)
-        self.ego.speed = min(style.wished_mps * start_rng.uniform(0.6, 1.05), bend)
-        self.ego.target_speed = style.wished_mps
+        self.ego.speed = self.ego.target_speed = style.wished_mps * start_rng.uniform(0.6, 1.05)
         self.cars = Cars(self.plan, self.road, traffic, car_rng)
         self.cars.populate(self.ego)
+        self.right_of_way = RightOfWay(self.road)
         self.driver = Driver(self.ego, style, self.plan.junction_edges, driver_rng)
         self.yaw_rate = self.ego.speed * self.ego.lane.curvature_at(self.ego.station_m)
 
@@ -97,7 +96,7 @@ class _Simulation:
     def run(self, steps: int, map_seed: int) -> Recording:
         snapshots, telemetry, actions, truth = [], [], [], []
         for step in range(steps):
-            held = holds(self.road) if self.plan.crossings and len(self.road.vehicles) > 1 else {}
+            held = self.right_of_way.holds() if self.plan.crossings else {}
             action = self.driver.act(self.dt, held.get(self.ego.car_id, math.inf))
             snapshots.append(self._snapshot(step))
             telemetry.append((self.ego.speed, self.yaw_rate))

@@ -20,7 +20,7 @@ def wished_curvature(road_inv_m: float, aside_m: float, course_rad: float, speed
 
 
 def wheel_angle(curvature_inv_m: float, wheelbase_m: float) -> float:
-    """The road wheel angle whose steady turn has this curvature, in highway-env's bicycle, which turns about the middle of its wheelbase."""
+    """The road wheel angle whose steady turn has this curvature, in highway-env's bicycle, steered about its middle."""
     return math.atan(2 * math.tan(math.asin(min(max(curvature_inv_m * wheelbase_m / 2, -0.9), 0.9))))
 
 

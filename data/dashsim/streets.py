@@ -27,7 +27,7 @@ class Streets(Road):
 
     def __init__(self, network: RoadNetwork, rng: np.random.Generator) -> None:
         super().__init__(network, np_random=rng)  # type: ignore[arg-type]
-        self.users: dict[Edge, list[OnStreets]] = {}
+        self.users: dict[Edge, list[OnStreets]] = defaultdict(list)
         self._next: dict[LaneIndex, dict[Edge, int]] = {index: self._followers(index) for index in network.lanes_dict()}
         self._previous: dict[LaneIndex, list[LaneIndex]] = defaultdict(list)
         for index, followers in self._next.items():
@@ -194,9 +194,9 @@ class OnStreets(Vehicle):
         return self.road.distance_along(self, other)
 
     def room_to_lane_end(self) -> float:
-        """Distance in metres to where its lane stops without another to carry it on; infinite where one does."""
+        """Distance in metres to where its target lane stops without another to carry it on; infinite where one does."""
         edge = self.edge_ahead(1)
-        ends = edge is not None and self.road.following(self.lane_index, edge) is None
+        ends = edge is not None and self.road.following(self.target_lane_index, edge) is None
         return self.lane.length - self.station_m if ends else math.inf
 
     def corners(self) -> np.ndarray:

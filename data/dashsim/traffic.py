@@ -63,8 +63,9 @@ class TrafficCar(OnStreets, IDMVehicle):
     def _safe_beside(self, index: tuple[str, str, int]) -> bool:
         """Whether nobody would have to brake hard if it changed to that lane now."""
         front, rear = self.road.neighbour_vehicles(self, index)
-        ahead_ok = front is None or self.acceleration(self, front_vehicle=front) > -2.5
-        return ahead_ok and (rear is None or self.acceleration(rear, front_vehicle=self) > -2.5)
+        hardest = -2.5 if self.speed > 4.0 else -4.0
+        ahead_ok = front is None or self.acceleration(self, front_vehicle=front) > hardest
+        return ahead_ok and (rear is None or self.acceleration(rear, front_vehicle=self) > hardest)
 
     def step(self, dt: float) -> None:
         self.action["acceleration"] = max(self.action["acceleration"], -self.speed / dt)
@@ -118,8 +119,20 @@ class Traffic:
         """First cars of a drive, anywhere but on top of the ego car."""
         for _ in range(6 * self.plan.largest_traffic):
             if len(self.cars) >= self.wanted(ego):
-                return
+                break
             self._try_add(ego, nearest_m=14.0, nearest_behind_m=14.0)
+        for _ in range(3):  # who slows for the car ahead makes those behind slow
+            for user in (ego, *self.cars):
+                user.speed = min(user.speed, self._safe_speed(user))
+
+    def _safe_speed(self, user: OnStreets) -> float:
+        """A speed at which a road user can start where it is: slow enough for bends and for the car ahead."""
+        front, _ = self.road.neighbour_vehicles(user)
+        bend = user.lane.curve_speed_at(user.station_m)
+        if front is None:
+            return bend
+        room = max(user.lane_distance_to(front) - (user.body_length_m + front.body_length_m) / 2 - 4.0, 0.0)
+        return min(bend, math.sqrt(front.speed**2 + 2 * 1.5 * room))
 
     def _centre(self, ego: OnStreets) -> np.ndarray:
         return ego.position + AHEAD_M * ego.direction
@@ -155,8 +168,10 @@ class Traffic:
         index = self._lanes[self._owner[place]]
         if any(np.hypot(*(other.position - self._points[place])) < self._room_to(other, index) for other in [*self.cars, ego]):
             return
-        self.cars.append(self._new_car(index, float(self._station[place])))
+        car = self._new_car(index, float(self._station[place]))
+        self.cars.append(car)
         self._tell_road(ego)
+        car.speed = min(car.speed, self._safe_speed(car))
 
     def _room_to(self, other: OnStreets, index: tuple[str, str, int]) -> float:
         """How far a new car on a lane should be from another: cars on lanes beside it may be near."""
@@ -165,8 +180,7 @@ class Traffic:
     def _new_car(self, index: tuple[str, str, int], station_m: float) -> TrafficCar:
         lane = self.road.lane(index)
         wished = self.plan.speed_mps[1] * self.rng.uniform(*PACE[self.density])
-        speed = min(wished, lane.curve_speed_at(station_m))
-        car = TrafficCar(None, lane.position(station_m, 0.0), lane.heading_at(station_m), speed)  # type: ignore[arg-type]
+        car = TrafficCar(None, lane.position(station_m, 0.0), lane.heading_at(station_m), wished)  # type: ignore[arg-type]
         car.settle(self.road, [index[:2]], index[2], np.random.default_rng(self.rng.integers(2**63)))
         car.wished_mps, car.car_id = wished, self._born
         car.randomize_behavior()
