@@ -10,7 +10,9 @@ from worldgpt.config import WorldTrainConfig, presets
 
 def main() -> None:
     config = cli.parse(WorldTrainConfig, presets=presets(), default_preset=default_preset)
-    from data.folder import prepare_output
+    from accelerate import PartialState
+
+    from data.folder import prepare_output, remove_if_unused
     from data.store import EpisodeStore
     from tokenizer.model import load_tokenizer
     from worldgpt.token_store import encode_store
@@ -22,10 +24,17 @@ def main() -> None:
     if store.manifest.signals.frame_sizes:
         tokenizer = load_tokenizer(config.tokenizer)
         check_tokenizer(tokenizer, store.manifest, config.tokenizer)
-    output = prepare_output(config.output, resume=config.resume, overwrite=config.overwrite)
-    tokens = encode_store(store, tokenizer, Path(config.data) / "cache" / f"tokens-{tokenizer.content_hash() if tokenizer else 'codes'}")
-    train_worldgpt(config, tokens, tokenizer, output)
-    print(f"world model: {output}")
+    processes = PartialState()
+    with processes.main_process_first():
+        output = prepare_output(config.output, resume=config.resume, overwrite=config.overwrite)
+    try:
+        with processes.main_process_first():
+            cache = Path(config.data) / "cache" / f"tokens-{tokenizer.content_hash() if tokenizer else 'codes'}"
+            tokens = encode_store(store, tokenizer, cache, device=processes.device)
+        train_worldgpt(config, tokens, tokenizer, output)
+    finally:
+        remove_if_unused(output)
+    processes.print(f"world model: {output}")
 
 
 if __name__ == "__main__":

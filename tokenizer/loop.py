@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from tokenizer.loop_config import LoopConfig, learning_rate_factor
+from tokenizer.training_log import TrainingLog, bf16_is_fast
 from tokenizer.training_state import RunningMean, checkpoints, load_state, save_state
 
 BAD_STEPS_IN_A_ROW = 3
@@ -68,13 +69,6 @@ def keyed_rng(*key: int) -> np.random.Generator:
     return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
-def bf16_is_fast(device: torch.device) -> bool:
-    """Whether the hardware multiplies bf16 matrices natively."""
-    if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    return device.type == "cpu" and torch.ops.mkldnn._is_mkldnn_bf16_supported()
-
-
 def run_loop(task: Task, config: LoopConfig, output: Path, *, resume: bool, description: Mapping[str, Any]) -> dict[str, float]:
     """Train `task`, from the newest checkpoint in `output` if `resume`; returns the figures of the last evaluation.
 
@@ -117,7 +111,7 @@ class _Loop:
     def run(self) -> dict[str, float]:
         self._announce()
         figures: dict[str, float] = {}
-        with _Log(self.output, self.config, self.step, self.accelerator.is_main_process) as log:
+        with TrainingLog(self.output, self.config, self.step, self.accelerator.is_main_process) as log:
             for batches in self._batches():
                 parts, norm = self._update(batches)
                 self.step += 1
@@ -156,7 +150,8 @@ class _Loop:
             self.bad_steps += 1
             self.accelerator.print(f"update {self.step}: loss {loss}, gradient norm {norm}: not finite, no update made")
             if self.bad_steps == BAD_STEPS_IN_A_ROW:
-                raise UserError(f"training stopped at update {self.step}: {BAD_STEPS_IN_A_ROW} updates in a row were not finite; lower loop.learning_rate")
+                told = f"training stopped at update {self.step}: {BAD_STEPS_IN_A_ROW} updates in a row were not finite"
+                raise UserError(f"{told}; lower loop.learning_rate")
         self.optimizer.zero_grad(set_to_none=True)
 
     def _batches(self) -> Iterator[list[Mapping[str, Tensor]]]:
@@ -203,7 +198,7 @@ class _Loop:
             if self.mean is not None:
                 self.mean.swap(self.model)
 
-    def _evaluate(self, log: "_Log | None") -> dict[str, float]:
+    def _evaluate(self, log: TrainingLog | None) -> dict[str, float]:
         with self._averaged():
             figures = self.task.evaluate()
             if self.accelerator.is_main_process:
@@ -224,11 +219,17 @@ class _Loop:
                 self.task.save(self.output)
 
     def _resume(self) -> int:
+        """Load the newest checkpoint that can be read; returns the number of its updates."""
         found = checkpoints(self.output / "checkpoints")
-        if not found:
-            print(f"{self.output}: no checkpoint to resume from, starting anew")
-            return 0
-        return load_state(found[-1], self.model, self.optimizer, self.mean)
+        while found:
+            try:
+                return load_state(found.pop(), self.model, self.optimizer, self.mean)
+            except UserError as error:
+                if not found:
+                    raise
+                self.accelerator.print(f"{error}; going back to the checkpoint before")
+        self.accelerator.print(f"{self.output}: no checkpoint to resume from, starting anew")
+        return 0
 
     def _work(self) -> tuple[str, float, float]:
         """Unit, units and floating-point operations of one update over all processes."""
@@ -284,19 +285,6 @@ def _peak_memory_gib(device: torch.device, parameters: int) -> float:
     return (used + 8 * parameters) / 2**30
 
 
-def measured_peak_flops(device: torch.device, dtype: torch.dtype) -> float:
-    """The machine's own rate on a large matrix product, in floating-point operations a second: the reference of utilisation."""
-    size = 8192 if device.type == "cuda" else 1024
-    a = torch.randn(size, size, device=device).to(dtype)
-    best = math.inf
-    for _ in range(5):
-        start = time.perf_counter()
-        product = a @ a
-        float(product[0, 0])
-        best = min(best, time.perf_counter() - start)
-    return 2 * size**3 / best
-
-
 def _write_run(output: Path, config: LoopConfig, description: Mapping[str, Any], accelerator: Any) -> None:
     import platform
     from dataclasses import asdict
@@ -323,84 +311,3 @@ def full_disk_told(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         raise UserError(f"{path}: could not be written ({error.strerror or error}); the last whole checkpoint is still there") from error
-
-
-class _Log:
-    """Progress bar, console lines, log.jsonl and TensorBoard."""
-
-    def __init__(self, output: Path, config: LoopConfig, first_step: int, active: bool) -> None:
-        self.output, self.config, self.active = output, config, active
-        self.first_step, self.sums, self.count = first_step, {}, 0
-        self.board: Any = None
-
-    def __enter__(self) -> "_Log":
-        self.peak_flops = 0.0
-        self.began = time.perf_counter()
-        if self.active:
-            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
-
-            columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn())
-            self.progress = Progress(*columns)
-            self.progress.start()
-            self.bar = self.progress.add_task("training", total=self.config.steps, completed=self.first_step)
-            self.file = open(self.output / "log.jsonl", "a")
-            self.board = _tensorboard(self.output)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self.active:
-            self.progress.stop()
-            self.file.close()
-            if self.board is not None:
-                self.board.close()
-
-    def update(self, step: int, parts: dict[str, float], norm: float, work: tuple[str, float, float]) -> None:
-        if not self.active:
-            return
-        for name, value in {**parts, "gradient_norm": norm}.items():
-            self.sums[name] = self.sums.get(name, 0.0) + value
-        self.count += 1
-        self.progress.update(self.bar, completed=step, description=f"loss {parts['loss']:.3f}")
-        if step % self.config.log_every == 0 or step == self.config.steps:
-            self._line(step, work)
-
-    def _line(self, step: int, work: tuple[str, float, float]) -> None:
-        now = time.perf_counter()
-        unit, units, flops = work
-        rate = self.count / (now - self.began)
-        figures = {name: value / self.count for name, value in self.sums.items()}
-        figures[f"{unit}_per_s"] = units * rate
-        figures["learning_rate"] = self.config.learning_rate * learning_rate_factor(self.config, step - 1)
-        if flops:
-            figures["tflops"] = flops * rate / 1e12
-            figures["flops_utilisation"] = flops * rate / self._peak()
-        self._write(step, "train", figures)
-        self.progress.console.print(f"step {step:6d}  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items() if k != "learning_rate"), highlight=False, soft_wrap=True)
-        self.sums, self.count, self.began = {}, 0, time.perf_counter()
-
-    def _peak(self) -> float:
-        if not self.peak_flops:
-            device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-            self.peak_flops = measured_peak_flops(device, torch.bfloat16 if bf16_is_fast(device) else torch.float32)
-        return self.peak_flops
-
-    def evaluation(self, step: int, figures: dict[str, float]) -> None:
-        if self.active:
-            self._write(step, "held_out", figures)
-            self.progress.console.print(f"step {step:6d}  held out  " + "  ".join(f"{k} {v:.4g}" for k, v in figures.items()), highlight=False, soft_wrap=True)
-
-    def _write(self, step: int, split: str, figures: dict[str, float]) -> None:
-        self.file.write(json.dumps({"step": step, "split": split, **figures}) + "\n")
-        self.file.flush()
-        if self.board is not None:
-            for name, value in figures.items():
-                self.board.add_scalar(f"{split}/{name}", value, step)
-
-
-def _tensorboard(output: Path) -> Any:
-    try:
-        from torch.utils.tensorboard import SummaryWriter
-    except ImportError:
-        print("TensorBoard is not installed: figures go to log.jsonl only")
-        return None
-    return SummaryWriter(str(output / "tensorboard"))

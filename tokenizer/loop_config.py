@@ -49,6 +49,9 @@ class LoopConfig:
         for name in ("steps", "batch_size", "gradient_accumulation", "log_every", "checkpoint_every", "keep_checkpoints"):
             if getattr(self, name) < 1:
                 raise UserError(f"loop.{name}: expected at least 1, got {getattr(self, name)}")
+        for name in ("seed", "warmup_steps", "evaluate_every"):
+            if getattr(self, name) < 0:
+                raise UserError(f"loop.{name}: expected 0 or more, got {getattr(self, name)}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"loop.ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
 

@@ -7,8 +7,6 @@ import numpy as np
 from data.errors import UserError
 from worldgpt.pipeline import WorldGPTPipeline
 
-IMAGES = (".png", ".jpg", ".jpeg")
-
 
 def read_context(pipeline: WorldGPTPipeline, path: str | Path, frames: int) -> np.ndarray:
     """Tokens (T, J) of the first `frames` steps of a drive's .parquet file, a video or an image.
@@ -30,12 +28,19 @@ def read_context(pipeline: WorldGPTPipeline, path: str | Path, frames: int) -> n
 def _drive_context(pipeline: WorldGPTPipeline, path: Path, frames: int) -> np.ndarray:
     from data.store import EpisodeStore
 
-    store = EpisodeStore.open(path.parent.parent)
-    record = next((d for d in store.manifest.drives if (store.path / d.file) == path), None)
+    store = EpisodeStore.open(path.absolute().parent.parent)
+    record = next((d for d in store.manifest.drives if store.path / d.file == path.absolute()), None)
     if record is None:
         raise UserError(f"{path}: is not a drive of the prepared set in {store.path}")
     if record.steps < frames:
         raise UserError(f"{path}: expected at least --context-frames {frames} steps, the drive has {record.steps}")
+    if store.manifest.fps != pipeline.model.config.fps:
+        raise UserError(
+            f"{path}: expected {pipeline.model.config.fps:g} frames a second as the world model has, got {store.manifest.fps:g}"
+        )
+    known = [stream.name.removeprefix("camera/") for stream in pipeline.model.layout.of_kind("frame")]
+    if not set(known) & set(store.manifest.signals.frame_sizes):
+        raise UserError(f"{path}: expected one of the world model's cameras ({', '.join(known)}), got {', '.join(store.manifest.cameras)}")
     episode = store.read(record.drive_id, 0, frames)
     telemetry = {c.name: episode.telemetry[:, i] for i, c in enumerate(episode.telemetry_channels)}
     actions = {c.name: episode.actions[:, i] for i, c in enumerate(episode.action_channels)}
@@ -46,9 +51,10 @@ def _pictures(path: Path, frames: int, fps: float, size: tuple[int, int]) -> np.
     """(T, H, W, 3) uint8; an image counts as one frame."""
     from itertools import islice
 
-    from data.video import decode, read_image
+    from data.image import IMAGE_SUFFIXES, read_image
+    from data.video import decode
 
-    if path.suffix.lower() in IMAGES:
+    if path.suffix.lower() in IMAGE_SUFFIXES:
         return read_image(path, size)[None]
     found = [frame for _, frame in islice(decode(path, fps=fps, size=size), frames)]
     if len(found) < frames:

@@ -11,18 +11,19 @@ from pathlib import Path
 import numpy as np
 
 from conditioning.steering import build_commands
+from data.contact_sheet import contact_sheet
 from data.errors import UserError
 from data.folder import write_json
+from data.image import save_png
 from data.progress import Bar
 from data.video import VideoWriter
-from tokenizer.contact_sheet import contact_sheet, write_png
 from worldgpt.context import read_context
 from worldgpt.generate_config import GenerateConfig
 from worldgpt.overlay import draw_overlay, enlarge
 from worldgpt.pipeline import Chunk, WorldGPTPipeline
 from worldgpt.sampling import SamplingConfig
 
-SHEET_FRAMES = 16
+SHEET_FRAMES, SHEET_COLUMNS = 16, 4
 
 
 def generate(config: GenerateConfig) -> list[Path]:
@@ -79,8 +80,7 @@ def write_videos(pipeline: WorldGPTPipeline, config: GenerateConfig, chunks: Ite
                 frame += 1
                 bar.advance(1)
     for i, path in enumerate(paths):
-        rows = [np.stack(kept[i][j : j + 4]) for j in range(0, len(kept[i]), 4)]
-        write_png(path.with_suffix(".png"), contact_sheet(rows, enlarge=2))
+        save_png(contact_sheet(kept[i], columns=SHEET_COLUMNS, scale=2), path.with_suffix(".png"))
         write_json(path.with_suffix(".json"), record(pipeline, config, i))
 
 
@@ -110,7 +110,9 @@ def _picture(pipeline: WorldGPTPipeline, config: GenerateConfig, chunk: Chunk, p
         picture = enlarge(_first_camera(chunk)[world, step], config.scale)
         if config.overlay:
             telemetry, actions = chunk.telemetry[world, step], chunk.actions[world, step]
-            picture = draw_overlay(picture, config.prompt[prompt], telemetry, pipeline.model.telemetry.specs, actions, pipeline.model.actions.specs)
+            picture = draw_overlay(
+                picture, config.prompt[prompt], telemetry, pipeline.model.telemetry.specs, actions, pipeline.model.actions.specs
+            )
         pictures.append(picture)
     return _grid(np.stack(pictures))
 

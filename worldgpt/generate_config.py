@@ -18,7 +18,7 @@ class GenerateConfig:
     guidance: float = 1.0
     """Scale of classifier-free guidance; 1: none, above 1: the prompt counts more, at twice the cost."""
     context: str | None = None
-    """True frames to go on from: a drive of a prepared set (its .parquet file), an mp4 or an image; without, the model dreams the first frame."""
+    """True frames to go on from: a drive of a prepared set (its .parquet file), an mp4 or an image; without, the first frame is dreamed."""
     context_frames: int = 8
     """How many frames of the context are read."""
     actions: str | None = None
@@ -42,7 +42,7 @@ class GenerateConfig:
     min_p: float = 0.0
     """Drop tokens less likely than this share of the likeliest one's probability."""
     output: str = "out.mp4"
-    """Video to write; a contact sheet (.png) and a record (.json) stand beside it. With several prompts, their words are added to the name."""
+    """Video to write, a contact sheet (.png) and a record (.json) beside it. With several prompts, their words are added to the name."""
     overlay: bool = True
     """Draw prompt, telemetry and action below the picture."""
     scale: int = 4
@@ -52,6 +52,8 @@ class GenerateConfig:
         for name in ("frames", "num_samples", "context_frames", "scale"):
             if getattr(self, name) < 1:
                 raise UserError(f"--{name.replace('_', '-')}: expected at least 1, got {getattr(self, name)}")
+        if self.seed < 0:
+            raise UserError(f"--seed: expected 0 or more, got {self.seed}")
         if not self.output.endswith(".mp4"):
             raise UserError(f"--output: expected a name that ends in .mp4, got {self.output!r}")
         if not self.prompt:

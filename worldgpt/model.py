@@ -93,7 +93,7 @@ class WorldGPT(PreTrainedModel):
     supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
-    _no_split_modules = ["WorldGPTBlock"]
+    _no_split_modules = ["WorldGPTBlock"]  # noqa: RUF012 (transformers wants a list)
 
     def __init__(self, config: WorldGPTConfig) -> None:
         super().__init__(config)
@@ -189,10 +189,8 @@ class WorldGPT(PreTrainedModel):
         x = rearrange(self.embed(tokens, prompts), "b t s d -> b (t s) d")
         by = self.rotation_at(torch.arange(steps, device=tokens.device) if times is None else times)
         for block in self.blocks:
-            if self.gradient_checkpointing and self.training:
-                x = self._gradient_checkpointing_func(block.__call__, x, by)
-            else:
-                x = block(x, by)
+            checkpointed = self.gradient_checkpointing and self.training
+            x = self._gradient_checkpointing_func(block.__call__, x, by) if checkpointed else block(x, by)
         return rearrange(rms_norm(x), "b (t s) d -> b t s d", t=steps)
 
     def predicting(self, hidden: Tensor) -> Tensor:

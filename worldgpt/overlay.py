@@ -20,7 +20,12 @@ def enlarge(frame: np.ndarray, factor: int) -> np.ndarray:
 
 
 def draw_overlay(
-    frame: np.ndarray, prompt: str, telemetry: np.ndarray, telemetry_channels: Sequence[ChannelSpec], actions: np.ndarray, action_channels: Sequence[ChannelSpec]
+    frame: np.ndarray,
+    prompt: str,
+    telemetry: np.ndarray,
+    telemetry_channels: Sequence[ChannelSpec],
+    actions: np.ndarray,
+    action_channels: Sequence[ChannelSpec],
 ) -> np.ndarray:
     """A picture (H, W, 3) with a strip of 56 rows below: prompt above, then name, value and gauge of each channel."""
     width = frame.shape[1]
@@ -39,7 +44,7 @@ def _draw_channel(strip: np.ndarray, spec: ChannelSpec, value: float, left: int,
     cv2.line(strip, (left, 46), (right, 46), _DIM, 1)
     if not np.isnan(value):
         zero, now = (round(left + (right - left) * _share(spec, v)) for v in (0.0, value))
-        if spec.low < 0 < spec.high and "steering" in spec.name or "yaw" in spec.name:
+        if spec.low < 0 < spec.high and any(word in spec.name for word in ("steering", "yaw", "curvature")):
             zero, now = left + right - zero, left + right - now  # positive is to the left
         cv2.line(strip, (zero, 46), (now, 46), _ACCENT, 4)
 
@@ -50,6 +55,7 @@ def _share(spec: ChannelSpec, value: float) -> float:
 
 def _fitted(text: str, width: int, scale: float = 0.45) -> str:
     """`text`, cut so that it fits `width` pixels."""
+    text = text[:width]  # no letter is narrower than a pixel, and measuring a very long text takes long
     while len(text) > 1 and cv2.getTextSize(text, cv2.FONT_HERSHEY_SIMPLEX, scale, 1)[0][0] > width:
         text = text[:-2] + "~"
     return text

@@ -48,7 +48,9 @@ class WorldGPTPipeline:
     # -- on disk ------------------------------------------------------------------------------------------------------------
 
     @classmethod
-    def from_pretrained(cls, folder: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None) -> "WorldGPTPipeline":
+    def from_pretrained(
+        cls, folder: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+    ) -> "WorldGPTPipeline":
         """Load a checkpoint; UserError where the folder holds none, or one that does not fit together.
 
         Without `device`, a GPU is taken where there is one; without `dtype`, bf16 there and float32 on the CPU.
@@ -83,7 +85,10 @@ class WorldGPTPipeline:
             return self.model.text(self.model.text.tokenize(list(prompts)).to(self.model.device))
 
     def context(
-        self, frames: Mapping[str, np.ndarray], telemetry: Mapping[str, np.ndarray] | None = None, actions: Mapping[str, np.ndarray] | None = None
+        self,
+        frames: Mapping[str, np.ndarray],
+        telemetry: Mapping[str, np.ndarray] | None = None,
+        actions: Mapping[str, np.ndarray] | None = None,
     ) -> np.ndarray:
         """Tokens (T, J) of true steps: frames {camera: (T, H, W, 3) uint8}, channels {name: (T,)} as far as they are known.
 
@@ -114,7 +119,10 @@ class WorldGPTPipeline:
         forced = torch.full((worlds, layout.tokens_per_step), FREE)
         if commands is None:
             return forced
-        for kind, channels, table in (("telemetry", self.model.telemetry, commands.telemetry), ("action", self.model.actions, commands.actions)):
+        for kind, channels, table in (
+            ("telemetry", self.model.telemetry, commands.telemetry),
+            ("action", self.model.actions, commands.actions),
+        ):
             if len(channels) and frame < len(table):
                 tokens = np.where(np.isnan(table[frame]), FREE, channels.tokens(table[frame]))
                 forced[:, layout.span_of_kind(kind)] = torch.from_numpy(tokens)
@@ -142,7 +150,11 @@ class WorldGPTPipeline:
         """
         schedules = [p if isinstance(p, PromptSchedule) else PromptSchedule(p) for p in prompts]
         rollout = Rollout(
-            self.model, sampling or SamplingConfig(), seed=seed, worlds=range(len(schedules)) if worlds is None else worlds, guidance=guidance
+            self.model,
+            sampling or SamplingConfig(),
+            seed=seed,
+            worlds=range(len(schedules)) if worlds is None else worlds,
+            guidance=guidance,
         )
         negative = self.embed_prompts([negative_prompt] * len(schedules))
         words: list[str] = []
@@ -165,7 +177,9 @@ class WorldGPTPipeline:
         several = [prompts] if isinstance(prompts, (str, PromptSchedule)) else list(prompts)
         chunks = list(self.stream(several, frames, **options))
         joined = {camera: np.concatenate([c.frames[camera] for c in chunks], axis=1) for camera in chunks[0].frames}
-        telemetry, actions, tokens = (np.concatenate([getattr(c, name) for c in chunks], axis=1) for name in ("telemetry", "actions", "tokens"))
+        telemetry, actions, tokens = (
+            np.concatenate([getattr(c, name) for c in chunks], axis=1) for name in ("telemetry", "actions", "tokens")
+        )
         return Chunk(joined, telemetry, actions, tokens)
 
     def _forced(self, commands: Sequence[Commands | None] | Commands | None, frame: int, worlds: int) -> Tensor:

@@ -4,11 +4,12 @@ from pathlib import Path
 
 import numpy as np
 
-from tokenizer.contact_sheet import contact_sheet, write_png
+from conditioning.steering import Commands
+from data.contact_sheet import contact_sheet
+from data.image import save_png
 from worldgpt.pipeline import WorldGPTPipeline
 from worldgpt.sampling import SamplingConfig
 from worldgpt.windows import Windows
-from conditioning.steering import Commands
 
 COLUMNS = 8
 
@@ -25,9 +26,16 @@ def sample_sheet(pipeline: WorldGPTPipeline, windows: Windows, steps: int, path:
     actions = pipeline.model.actions.values(tokens[:, half:, layout.span_of_kind("action")])
     free = np.full((len(actions[0]), len(pipeline.model.telemetry)), np.nan, np.float32)
     sampling = SamplingConfig(top_p=0.9)
-    rolled = pipeline(prompts, tokens.shape[1] - half, context=tokens[:, :half], commands=[Commands(a, free) for a in actions], sampling=sampling)
+    rolled = pipeline(
+        prompts, tokens.shape[1] - half, context=tokens[:, :half], commands=[Commands(a, free) for a in actions], sampling=sampling
+    )
     dreamed = pipeline(prompts[:2], steps, sampling=sampling).frames[camera]
     true = pipeline.decode(layout.unpack(tokens[:, half:], frame))
     rows = [row for pair in zip(true, rolled.frames[camera], strict=True) for row in pair] + list(dreamed)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_png(path, contact_sheet([row[np.linspace(0, len(row) - 1, min(COLUMNS, len(row))).round().astype(int)] for row in rows]))
+    save_png(contact_sheet(np.concatenate([_chosen(row) for row in rows]), columns=COLUMNS), path)
+
+
+def _chosen(row: np.ndarray) -> np.ndarray:
+    """Frames (T, H, W, 3) -> (8, H, W, 3), spread over all of them; black where there are fewer."""
+    frames = row[np.linspace(0, len(row) - 1, min(COLUMNS, len(row))).round().astype(int)]
+    return np.concatenate([frames, np.zeros((COLUMNS - len(frames), *frames.shape[1:]), np.uint8)])

@@ -5,20 +5,24 @@ A folder holds, a split: `<split>.codes.npy` (N, C) uint16 or int32, all cameras
 Windows never cross drives.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from einops import rearrange
 
-from data.episode import Caption, ChannelSpec
+from data.episode import Caption, ChannelSpec, Episode
 from data.errors import UserError
 from data.folder import atomic_folder, read_json, write_json
+from data.progress import Bar
 
 SIDECAR = "tokens.json"
 FORMAT = "worldgpt-tokens"
+CHUNK_STEPS = 512
+"""Steps whose frames are read at once."""
 
 
 @dataclass(frozen=True)
@@ -71,12 +75,19 @@ class TokenStore:
         values = read_json(folder / SIDECAR)
         if values.pop("format", None) != FORMAT:
             raise UserError(f"{folder / SIDECAR}: expected format {FORMAT!r}")
-        return cls(folder, _info_from_dict(values))
+        try:
+            return cls(folder, _info_from_dict(values))
+        except (KeyError, TypeError, IndexError) as error:
+            raise UserError(f"{folder / SIDECAR}: damaged, field {error}; remove the folder, and it is made again") from error
 
     def arrays(self, split: str) -> tuple[np.ndarray, np.ndarray]:
-        """Memory maps of a split: codes (N, C) and channel values (N, M + A)."""
+        """Memory maps of a split: codes (N, C) and channel values (N, M + A). UserError where there is no such split."""
         if split not in self._arrays:
-            codes, channels = (np.load(self.folder / f"{split}.{name}.npy", mmap_mode="r", allow_pickle=False) for name in ("codes", "channels"))
+            if not self.drives(split):
+                raise UserError(
+                    f"{self.folder}: expected a split {split!r}, got only {', '.join(dict.fromkeys(d.split for d in self.info.drives))}"
+                )
+            codes, channels = (_load(self.folder / f"{split}.{name}.npy") for name in ("codes", "channels"))
             self._arrays[split] = codes, channels
         return self._arrays[split]
 
@@ -92,8 +103,17 @@ class TokenStore:
         starts = [np.arange(d.first, d.last - steps + 1) for d in drives if d.steps >= steps]
         if not starts:
             longest = max((d.steps for d in drives), default=0)
-            raise UserError(f"{self.folder}: split {split!r} has no drive of {steps} steps (the longest has {longest}); lower model.context_steps")
+            raise UserError(
+                f"{self.folder}: split {split!r} has no drive of {steps} steps (the longest has {longest}); lower model.context_steps"
+            )
         return np.concatenate(starts), drives
+
+
+def _load(path: Path) -> np.ndarray:
+    try:
+        return np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError) as error:
+        raise UserError(f"{path}: damaged ({error}); remove the folder, and it is made again") from error
 
 
 def drive_of(drives: list[TokenDrive], row: int) -> TokenDrive:
@@ -133,11 +153,12 @@ def encode_store(store: Any, tokenizer: Any, folder: Path, *, device: torch.devi
             return found
     with atomic_folder(folder) as part:
         info = _encode_splits(store, tokenizer, tokenizer_hash, part, device, batch_size)
-        write_json(part / SIDECAR, {"format": FORMAT, **_info_to_dict(info)})
+        write_json(part / SIDECAR, {"format": FORMAT, **asdict(info)})
     return TokenStore.open(folder)
 
 
 def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path, device: torch.device, batch_size: int) -> TokenStoreInfo:
+    """Write the arrays of every split; a step's numbers sit in memory, its frames do not."""
     manifest = store.manifest
     if tokenizer is None:
         grids, size, codebook_size = dict(manifest.signals.code_grids), (0, 0), 0
@@ -148,40 +169,43 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
     drives: list[TokenDrive] = []
     for split in manifest.splits:
         rows, codes, channels = 0, [], []
-        for record, part_codes, part_channels in _encoded_drives(store, tokenizer, split, device, batch_size):
-            drives.append(TokenDrive(record.drive_id, split, rows, rows + len(part_codes), record.captions, record.labels))
-            rows += len(part_codes)
-            codes.append(part_codes)
-            channels.append(part_channels)
+        records = store.drives(split)
+        with Bar(f"encoding {split}", total=sum(record.steps for record in records), unit="frames") as bar:
+            for record in records:
+                drives.append(TokenDrive(record.drive_id, split, rows, rows + record.steps, record.captions, record.labels))
+                rows += record.steps
+                for start in range(0, record.steps, CHUNK_STEPS):
+                    episode = store.read(record.drive_id, start, min(start + CHUNK_STEPS, record.steps))
+                    codes.append(_codes(episode, manifest.cameras, tokenizer, device, batch_size))
+                    values = [
+                        v for v, c in ((episode.telemetry, episode.telemetry_channels), (episode.actions, episode.action_channels)) if c
+                    ]
+                    channels.append(np.concatenate([np.zeros((episode.steps, 0), np.float32), *values], axis=1))
+                    bar.advance(episode.steps)
         whole = np.concatenate(codes)
         if tokenizer is None:
             codebook_size = max(codebook_size, int(whole.max()) + 1)
         np.save(folder / f"{split}.codes.npy", whole.astype(np.uint16 if whole.max() < 2**16 else np.int32))
         np.save(folder / f"{split}.channels.npy", np.concatenate(channels).astype(np.float32))
-    return TokenStoreInfo(grids, codebook_size, tokenizer_hash, store.hash, size, manifest.fps, manifest.telemetry, manifest.actions, tuple(drives))
+    return TokenStoreInfo(
+        grids, codebook_size, tokenizer_hash, store.hash, size, manifest.fps, manifest.telemetry, manifest.actions, tuple(drives)
+    )
 
 
-def _encoded_drives(store: Any, tokenizer: Any, split: str, device: torch.device, batch_size: int) -> Iterator[tuple[Any, np.ndarray, np.ndarray]]:
-    """Each drive's record, codes (T, C) int32 and channel values (T, M + A)."""
-    for record in store.drives(split):
-        episode = store.read(record.drive_id)
-        if tokenizer is None:
-            codes = [np.reshape(episode.codes[camera], (episode.steps, -1)) for camera in store.manifest.cameras]
-        else:
-            codes = [encode_frames(tokenizer, episode.frames[camera], device, batch_size).reshape(episode.steps, -1) for camera in store.manifest.cameras]
-        values = [v for v, c in ((episode.telemetry, episode.telemetry_channels), (episode.actions, episode.action_channels)) if c]
-        yield record, np.concatenate(codes, axis=1), np.concatenate([np.zeros((episode.steps, 0)), *values], axis=1)
+def _codes(episode: Episode, cameras: Iterable[str], tokenizer: Any, device: torch.device, batch_size: int) -> np.ndarray:
+    """(T, C) int32, all cameras' codes a step."""
+    if tokenizer is None:
+        codes = [episode.codes[camera] for camera in cameras]
+    else:
+        codes = [encode_frames(tokenizer, episode.frames[camera], device, batch_size) for camera in cameras]
+    return np.concatenate([rearrange(c, "t h w -> t (h w)") for c in codes], axis=1)
 
 
 @torch.no_grad()
 def encode_frames(tokenizer: Any, frames: np.ndarray, device: torch.device, batch_size: int = 64) -> np.ndarray:
     """frames (T, H, W, 3) uint8 -> codes (T, h, w) int32, in float32 arithmetic, so that codes do not depend on the batch."""
-    parts = [tokenizer.encode(torch.from_numpy(np.ascontiguousarray(frames[i : i + batch_size])).to(device)) for i in range(0, len(frames), batch_size)]
-    return torch.cat(parts).cpu().numpy().astype(np.int32)
-
-
-def _info_to_dict(info: TokenStoreInfo) -> dict[str, Any]:
-    return asdict(info)
+    batches = (np.ascontiguousarray(frames[i : i + batch_size]) for i in range(0, len(frames), batch_size))
+    return torch.cat([tokenizer.encode(torch.from_numpy(batch).to(device)) for batch in batches]).cpu().numpy().astype(np.int32)
 
 
 def _info_from_dict(values: dict[str, Any]) -> TokenStoreInfo:

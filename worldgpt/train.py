@@ -12,7 +12,7 @@ from torch import Tensor
 
 from conditioning.text import fit_text_encoder
 from data.errors import UserError
-from data.folder import write_json
+from data.folder import read_json, write_json
 from tokenizer.loop import keyed_rng, run_loop
 from tokenizer.model import FrameTokenizer
 from worldgpt.baselines import fit_baselines
@@ -21,10 +21,10 @@ from worldgpt.evaluate.teacher_forcing import baseline_figures, batch_nats, teac
 from worldgpt.layout import Layout
 from worldgpt.loss import total_loss
 from worldgpt.model import WorldGPT, WorldGPTConfig
-from worldgpt.pipeline import WorldGPTPipeline
+from worldgpt.pipeline import WorldGPTPipeline, load_world_model
 from worldgpt.samples import sample_sheet
 from worldgpt.token_store import TokenStore
-from worldgpt.transfer import load_matching
+from worldgpt.transfer import load_matching, text_of
 from worldgpt.windows import WindowReader, corrupt, model_batch
 
 BASELINE_ROWS = 200_000
@@ -83,25 +83,26 @@ class WorldTask:
         return self.config.loop.batch_size * 6.0 * (positions * weights + heads + positions**2 * config.width * config.layers)
 
 
-def build_model(config: WorldTrainConfig, store: TokenStore) -> WorldGPT:
-    """A fresh model for an encoded set: layout, channels and text encoder fitted to it."""
-    torch.manual_seed(config.loop.seed)
+def build_model(config: WorldTrainConfig, store: TokenStore, source: WorldGPT | None = None) -> WorldGPT:
+    """A fresh model for an encoded set: layout, channels and text encoder fitted to it; or the text encoder of `source`, if it will do."""
     info = store.info
     captions = [c.text for d in store.drives("train") for c in d.captions]
-    text, proto = fit_text_encoder(captions or ["driving"], config.text)
+    fitted = text_of(source, config.text) if source is not None else None
+    text, proto = fitted or fit_text_encoder(captions, config.text)
     layout = Layout.build(info.grids, info.codebook_size, info.telemetry, info.actions, text.prompt_tokens)
-    model = WorldGPT(
-        WorldGPTConfig(
-            model=asdict(config.model),
-            layout=layout.to_dict(),
-            text=asdict(text),
-            telemetry=[asdict(c) for c in info.telemetry],
-            actions=[asdict(c) for c in info.actions],
-            fps=info.fps,
-            frame_size=info.frame_size,
-            tokenizer_hash=info.tokenizer_hash,
-        )
+    model_config = WorldGPTConfig(
+        model=asdict(config.model),
+        layout=layout.to_dict(),
+        text=asdict(text),
+        telemetry=[asdict(c) for c in info.telemetry],
+        actions=[asdict(c) for c in info.actions],
+        fps=info.fps,
+        frame_size=info.frame_size,
+        tokenizer_hash=info.tokenizer_hash,
     )
+    with torch.random.fork_rng():
+        torch.manual_seed(config.loop.seed)  # transformers' initial weights come from the global generator
+        model = WorldGPT(model_config)
     if proto:
         model.text.set_proto(proto)
     return model
@@ -112,23 +113,43 @@ def check_tokenizer(tokenizer: FrameTokenizer, manifest: Any, folder: str) -> No
     trained = tokenizer.config
     if (trained.height, trained.width) != tuple(manifest.size):
         raise UserError(
-            f"{folder}: the tokenizer was trained on frames of {trained.height}x{trained.width}, the data has {manifest.size[0]}x{manifest.size[1]}"
+            f"{folder}: the tokenizer was trained on frames of {trained.height}x{trained.width}, "
+            f"the data has {manifest.size[0]}x{manifest.size[1]}"
         )
     missing = sorted(set(manifest.cameras) - set(trained.cameras))
     if missing:
         raise UserError(f"{folder}: the tokenizer was not trained on camera {missing[0]!r} (only on {', '.join(trained.cameras)})")
 
 
+def check_resume(output: Path, store: TokenStore) -> None:
+    """UserError where the training in `output` saw frames through another tokenizer: its codes mean something else."""
+    if not (output / "run.json").exists():
+        return
+    trained = read_json(output / "run.json").get("tokenizer_hash")
+    if trained != store.info.tokenizer_hash:
+        raise UserError(
+            f"{output}: was trained with tokenizer {trained}, the one given is {store.info.tokenizer_hash}; --resume needs the same"
+        )
+
+
 def train_worldgpt(config: WorldTrainConfig, store: TokenStore, tokenizer: FrameTokenizer | None, output: Path) -> dict[str, Any]:
-    """Train, evaluate against baselines, write `output`; returns the report."""
-    began = time.time()
-    model = build_model(config, store)
-    if config.init_from is not None:
-        print(load_matching(model, config.init_from))
+    """Train, evaluate against baselines, write `output`; returns the report (empty on all processes but the first)."""
+    from accelerate import PartialState
+
+    began, processes = time.time(), PartialState()
+    if config.resume:
+        check_resume(output, store)
+    source = load_world_model(Path(config.init_from)) if config.init_from is not None else None
+    model = build_model(config, store, source)
+    if source is not None:
+        processes.print(f"{config.init_from}: {load_matching(model, source)}")
     task = WorldTask(config, model, store, tokenizer)
     description = {"config": asdict(config), "data_hash": store.info.data_hash, "tokenizer_hash": store.info.tokenizer_hash}
     figures = run_loop(task, config.loop, output, resume=config.resume, description=description)
-    report = {"held_out": figures, "baselines": task.baselines(), "seconds": round(time.time() - began), "windows": len(task.held_out.tokens)}
+    if not processes.is_main_process:
+        return {}
+    windows = len(task.held_out.tokens)
+    report = {"held_out": figures, "baselines": task.baselines(), "seconds": round(time.time() - began), "windows": windows}
     write_json(output / "report.json", report)
     print(comparison(report))
     return report
@@ -144,5 +165,3 @@ def comparison(report: Mapping[str, Any]) -> str:
     if "frame_nats_shuffled_actions" in report["held_out"]:
         lines.append(f"frame_nats with shuffled actions: {report['held_out']['frame_nats_shuffled_actions']:.3f}")
     return "\n".join(lines)
-
-

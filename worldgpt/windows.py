@@ -14,7 +14,7 @@ from torch import Tensor
 from conditioning.channels import ChannelSet
 from conditioning.guidance import DropoutConfig
 from worldgpt.layout import Layout
-from worldgpt.token_store import TokenDrive, TokenStore, drive_of, window_captions
+from worldgpt.token_store import TokenStore, drive_of, window_captions
 
 
 @dataclass(frozen=True)
@@ -92,5 +92,3 @@ def model_batch(inputs: np.ndarray, targets: np.ndarray, captions: list[list[str
         "pieces": text.tokenize(list(distinct)),
         "prompt": index,
     }
-
-

@@ -1,0 +1,41 @@
+"""Costly things that several test files share."""
+
+from pathlib import Path
+
+import pytest
+
+
+@pytest.fixture(scope="session")
+def column_store(tmp_path_factory: pytest.TempPathFactory):
+    """A prepared set of tests/world_samples.py's drives."""
+    from world_samples import write_columns
+
+    return write_columns(tmp_path_factory.mktemp("columns") / "data")
+
+
+@pytest.fixture(scope="session")
+def column_tokens(column_store, tmp_path_factory: pytest.TempPathFactory):
+    """The set, encoded with its tokenizer."""
+    import torch
+    from world_samples import column_tokenizer
+
+    from worldgpt.token_store import encode_store
+
+    folder = tmp_path_factory.mktemp("tokens") / "tokens"
+    return encode_store(column_store, column_tokenizer(column_store), folder, device=torch.device("cpu"))
+
+
+@pytest.fixture(scope="session")
+def trained(column_store, column_tokens, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of a world model trained until it knows that world; report.json, log and checkpoints lie in it."""
+    from dataclasses import replace
+
+    from world_samples import LOOP, column_tokenizer, train_config
+
+    from worldgpt.train import train_worldgpt
+
+    output = tmp_path_factory.mktemp("trained") / "worldgpt"
+    loop = replace(LOOP, steps=150, batch_size=8, warmup_steps=10, log_every=50, checkpoint_every=150)
+    config = train_config(column_store, output, loop=loop, sample_steps=3)
+    train_worldgpt(config, column_tokens, column_tokenizer(column_store), output)
+    return output
