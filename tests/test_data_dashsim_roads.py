@@ -87,8 +87,8 @@ def test_every_lane_leads_on_but_for_ends_of_long_roads_and_acceleration_lanes(r
     plan = plan_of(road)
     streets = Streets(plan.network, np.random.default_rng(0))
     loops = road in ("roundabout", "intersection", "racetrack")
-    for index, lane in plan.network.lanes_dict().items():
-        leads_on = [streets.following(index, edge) for edge in streets.next_edges(index[:2])]
+    for index, lane in plan.network.lanes().items():
+        leads_on = [streets.following(index, edge) for edge in plan.network.roads_from(index[1])]
         assert all(leads_on) != lane.forbidden if leads_on else not loops
         for following in filter(None, leads_on):
             turn = streets.lane(following).heading_at(0.0) - lane.heading_at(lane.length)
@@ -116,7 +116,7 @@ def test_bends_are_taken_at_a_comfortable_speed_that_can_be_reached_in_time(road
 
 def test_traffic_keeps_to_the_right_and_goes_round_the_island_counterclockwise():
     plan = plan_of("roundabout")
-    rings = [lane for (start, end, _), lane in plan.network.lanes_dict().items() if start[0] + end[0] in ("xe", "ex")]
+    rings = [lane for (start, end, _), lane in plan.network.lanes().items() if start[0] + end[0] in ("xe", "ex")]
     assert all((lane.curve.curvatures_inv_m > 0).all() for lane in rings)
     two_way = plan_of("two_way").network
     (there,), (back,) = two_way.graph["a"]["b"], two_way.graph["c"]["d"]

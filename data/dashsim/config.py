@@ -93,7 +93,7 @@ class DashsimConfig:
 
     def looks(self, split: Split) -> list[tuple[Weather, TimeOfDay]]:
         """The (weather, time of day) that a split draws from."""
-        every = [(weather, time) for weather in self.weathers for time in self.times]
+        every: list[tuple[Weather, TimeOfDay]] = [(weather, time) for weather in self.weathers for time in self.times]
         return [look for look in every if (look in HELD_OUT) == (split == "heldout")]
 
     def drives_in(self, split: Split) -> int:

@@ -8,8 +8,9 @@ import numpy as np
 from highway_env.utils import wrap_to_pi
 from highway_env.vehicle.kinematics import Vehicle
 
+from data.dashsim.lanes import Edge
 from data.dashsim.steering import slip_angle, wheel_angle, wished_curvature
-from data.dashsim.streets import Edge, OnStreets, Streets
+from data.dashsim.streets import OnStreets, Streets
 from data.dashsim.traffic import braking_for
 
 MAX_STEERING_RAD = 0.4
@@ -146,9 +147,9 @@ class Driver:
     def _beside(self, side: int) -> tuple[str, str, int] | None:
         """The lane on one side of the target lane, if there is one to drive on."""
         start, end, lane = self.car.target_lane_index
-        lanes = self.car.road.network.graph[start][end]
+        lanes = self.car.road.network.road((start, end))
         other = lane - side
-        return (start, end, other) if 0 <= other < len(lanes) and not lanes[other].forbidden else None  # type: ignore[attr-defined]
+        return (start, end, other) if 0 <= other < len(lanes) and not lanes[other].forbidden else None
 
     def _is_free(self, index: tuple[str, str, int]) -> bool:
         """Whether changing to a lane now would leave room ahead and behind; a car that has to get in makes do with less."""

@@ -6,13 +6,17 @@ positive to the left here and nothing is ever flipped. As in highway-env, lane 0
 """
 
 import math
+from typing import Literal, cast
 
 import numpy as np
 from highway_env.road.lane import AbstractLane, LineType
-from highway_env.road.road import RoadNetwork
+from highway_env.road.road import LaneIndex, RoadNetwork
 
 from data.dashsim.curves import Curve
 from data.dashsim.scene import LaneStrip, PaintLine, RoadMap
+
+Edge = tuple[str, str]
+"""A road of one or more parallel lanes, by its first and last node."""
 
 NONE, DASHED, SOLID = LineType.NONE, LineType.STRIPED, LineType.CONTINUOUS_LINE
 
@@ -36,18 +40,18 @@ class CurveLane(AbstractLane):
         offset_m: float = 0.0,
         priority: int = 0,
         forbidden: bool = False,
-        left_colour: str = "white",
+        left_colour: Literal["white", "yellow"] = "white",
     ) -> None:
         """`line_types` are (left, right), `offset_m` is where it lies on its road, left positive; nobody changes to a `forbidden` lane."""
         self.curve = curve
         self.width = width
         self.length = curve.length_m
-        self.line_types = line_types
+        self.line_types = line_types  # type: ignore[assignment]
         self.speed_limit = speed_limit
         self.offset_m = offset_m
         self.priority = priority
         self.forbidden = forbidden
-        self.left_colour = left_colour
+        self.left_colour: Literal["white", "yellow"] = left_colour
         self.limit_curve_speed(end_mps=math.inf)
         self._x, self._y = np.ascontiguousarray(curve.points_m.T)
         self._headings, self._curvatures = curve.headings_rad.tolist(), curve.curvatures_inv_m.tolist()
@@ -104,20 +108,40 @@ class CurveLane(AbstractLane):
         return index * self._step + along, aside - curvature * along * along / 2
 
 
-def settle_curve_speeds(network: RoadNetwork) -> None:
+class LaneNetwork(RoadNetwork):
+    """A highway-env network all of whose lanes are CurveLanes."""
+
+    def lanes(self) -> dict[LaneIndex, CurveLane]:
+        return cast(dict[LaneIndex, CurveLane], self.lanes_dict())
+
+    def lane(self, index: LaneIndex) -> CurveLane:
+        return self.road(index[:2])[index[2]]
+
+    def road(self, edge: Edge) -> list[CurveLane]:
+        """Its lanes, the leftmost first."""
+        return cast(list[CurveLane], self.graph[edge[0]][edge[1]])
+
+    def roads(self) -> list[Edge]:
+        return [(start, end) for start, ends in self.graph.items() for end in ends]
+
+    def roads_from(self, node: str) -> list[Edge]:
+        return [(node, end) for end in self.graph.get(node, {})]
+
+
+def settle_curve_speeds(network: LaneNetwork) -> None:
     """Make every lane slow down in time for the bends of those that follow it."""
     for _ in range(3):
-        for (_, end, _lane), lane in network.lanes_dict().items():
-            starts = [float(following.curve_speed_mps[0]) for lanes in network.graph.get(end, {}).values() for following in lanes]
+        for index, lane in network.lanes().items():
+            starts = [float(following.curve_speed_mps[0]) for edge in network.roads_from(index[1]) for following in network.road(edge)]
             lane.limit_curve_speed(min(starts, default=math.inf))
 
 
-def road_map(network: RoadNetwork, seed: int, aprons: tuple[CurveLane, ...] = (), paint: tuple[PaintLine, ...] = ()) -> RoadMap:
+def road_map(network: LaneNetwork, seed: int, aprons: tuple[CurveLane, ...] = (), paint: tuple[PaintLine, ...] = ()) -> RoadMap:
     """The map of a network: asphalt of its lanes and of `aprons` (paved, not driven), their lines, and `paint` as it is.
 
     Where lanes of different roads overlap, lines that would lie on another's asphalt are left out, so junctions are clear.
     """
-    roads = [lanes for ends in network.graph.values() for lanes in ends.values()] + [[apron] for apron in aprons]
+    roads = [network.road(edge) for edge in network.roads()] + [[apron] for apron in aprons]
     strips = tuple(LaneStrip(lane.curve.points_m, lane.width + 2 * SHOULDER_M) for lanes in roads for lane in lanes)
     lines: list[PaintLine] = []
     for index, lanes in enumerate(roads):
@@ -126,7 +150,7 @@ def road_map(network: RoadNetwork, seed: int, aprons: tuple[CurveLane, ...] = ()
             for kind, side in zip(lane.line_types, (1, -1), strict=True):
                 if kind != NONE:
                     points = lane.curve.offset(side * lane.width / 2).points_m
-                    colour = lane.left_colour if side == 1 else "white"
+                    colour: Literal["white", "yellow"] = lane.left_colour if side == 1 else "white"
                     lines += [PaintLine(part, kind == DASHED, colour=colour) for part in _clear_parts(points, others)]
     return RoadMap(lanes=strips, paint=(*lines, *paint), seed=seed)
 

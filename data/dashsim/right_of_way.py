@@ -31,7 +31,7 @@ class RightOfWay:
     def holds(self) -> dict[int, float]:
         """{car_id: distance in metres within which it should stop} for those who have to wait now. Call it once a step."""
         self._step += 1
-        users = self.road.vehicles
+        users = self.road.drivers
         paths = {user.car_id: _foreseen(self.road, user) for user in users}
         held: dict[int, float] = {}
         for pair in combinations(users, 2):

@@ -5,13 +5,11 @@ from dataclasses import dataclass
 from itertools import pairwise
 
 import numpy as np
-from highway_env.road.road import RoadNetwork
 
 from data.dashsim.config import Road
 from data.dashsim.curves import Curve, arc, bezier, chamfered, circuit, rounded, winding
-from data.dashsim.lanes import DASHED, NONE, SOLID, CurveLane, settle_curve_speeds
+from data.dashsim.lanes import DASHED, NONE, SOLID, CurveLane, Edge, LaneNetwork, settle_curve_speeds
 from data.dashsim.scene import PaintLine
-from data.dashsim.streets import Edge
 
 
 @dataclass(frozen=True)
@@ -29,7 +27,7 @@ class Start:
 class RoadPlan:
     """A road network and how dashsim uses it."""
 
-    network: RoadNetwork
+    network: LaneNetwork
     starts: tuple[Start, ...]
     speed_mps: tuple[float, float]
     """Range of the speeds that drivers want on straight stretches."""
@@ -60,7 +58,7 @@ def build_road(road: Road, rng: np.random.Generator, length_m: float) -> RoadPla
     return plan
 
 
-def _carriageway(network: RoadNetwork, edge: Edge, centre: Curve, lanes: int, width: float, speed: float, extra: bool = False) -> None:
+def _carriageway(network: LaneNetwork, edge: Edge, centre: Curve, lanes: int, width: float, speed: float, extra: bool = False) -> None:
     """Add `lanes` parallel lanes round a centre line, and with `extra` an acceleration lane to their right."""
     for lane in range(lanes + extra):
         offset = ((lanes - 1) / 2 - lane) * width
@@ -69,7 +67,7 @@ def _carriageway(network: RoadNetwork, edge: Edge, centre: Curve, lanes: int, wi
         network.add_lane(*edge, CurveLane(centre.offset(offset), width, (left, right), speed, offset, forbidden=lane == lanes))
 
 
-def _two_directions(network: RoadNetwork, nodes: tuple[str, str, str, str], centre: Curve, width: float, speed: float) -> None:
+def _two_directions(network: LaneNetwork, nodes: tuple[str, str, str, str], centre: Curve, width: float, speed: float) -> None:
     """Add one lane each way: nodes[0] -> nodes[1] along the centre line, nodes[2] -> nodes[3] against it."""
     there, back = centre.offset(-width / 2), centre.reversed().offset(-width / 2)
     network.add_lane(nodes[0], nodes[1], CurveLane(there, width, (DASHED, SOLID), speed, left_colour="yellow"))
@@ -83,7 +81,7 @@ def _main_road(rng: np.random.Generator, length_m: float) -> Curve:
 
 def _highway(rng: np.random.Generator, length_m: float) -> RoadPlan:
     lanes = int(rng.integers(2, 5))
-    network = RoadNetwork()
+    network = LaneNetwork()
     _carriageway(network, ("a", "b"), _main_road(rng, length_m + 450), lanes, width=3.8, speed=33.0)
     start = Start((("a", "b"),), (160, 200), tuple(range(lanes)))
     return RoadPlan(network, (start,), speed_mps=(16, 30), lane_count=lanes)
@@ -93,7 +91,7 @@ def _merge(rng: np.random.Generator, length_m: float) -> RoadPlan:
     """A motorway with slip roads that join it from the right every few hundred metres."""
     lanes, width = int(rng.integers(2, 4)), 3.8
     main = _main_road(rng, length_m + 900)
-    network, aprons, starts = RoadNetwork(), [], []
+    network, aprons, starts = LaneNetwork(), [], []
     stations = [0.0, float(rng.uniform(280, 340))]
     while stations[-1] + 700 < main.length_m:
         stations += [stations[-1] + rng.uniform(160, 220), stations[-1] + rng.uniform(430, 520)]
@@ -110,7 +108,7 @@ def _merge(rng: np.random.Generator, length_m: float) -> RoadPlan:
     return RoadPlan(network, tuple(starts), speed_mps=(15, 27), lane_count=lanes, aprons=tuple(aprons))
 
 
-def _slip_road(rng: np.random.Generator, network: RoadNetwork, index: int, lane: Curve, width: float) -> None:
+def _slip_road(rng: np.random.Generator, network: LaneNetwork, index: int, lane: Curve, width: float) -> None:
     """A slip road that bends round and runs into the acceleration lane whose centre line is given."""
     end, heading = lane.pose(0.0)
     ahead, left = np.array([np.cos(heading), np.sin(heading)]), np.array([-np.sin(heading), np.cos(heading)])
@@ -131,7 +129,7 @@ def _taper(zone: Curve, after: Curve, side_m: float, width: float) -> CurveLane:
 
 def _two_way(rng: np.random.Generator, length_m: float) -> RoadPlan:
     centre = winding(rng, length_m + 400, radius_m=(32, 120), turn_rad=(0.4, 1.6), straight_m=(8, 60), easing_m=22)
-    network = RoadNetwork()
+    network = LaneNetwork()
     _two_directions(network, ("a", "b", "c", "d"), centre, width=float(rng.uniform(3.3, 3.7)), speed=24.0)
     return RoadPlan(network, (Start((("a", "b"),), (160, 180), (0,)),), speed_mps=(10, 22), lane_count=1)
 
@@ -141,7 +139,7 @@ def _racetrack(rng: np.random.Generator, length_m: float) -> RoadPlan:
     lanes, width = int(rng.integers(1, 4)), float(rng.uniform(4.0, 4.6))
     centre = circuit(rng, smallest_radius_m=11.0 + lanes * 2.0)
     quarter = centre.length_m / 4
-    network, starts = RoadNetwork(), []
+    network, starts = LaneNetwork(), []
     for part in range(4):
         edge = (f"t{part}", f"t{(part + 1) % 4}")
         _carriageway(network, edge, centre.piece(part * quarter, (part + 1) * quarter), lanes, width, speed=20.0)
@@ -149,7 +147,7 @@ def _racetrack(rng: np.random.Generator, length_m: float) -> RoadPlan:
     return RoadPlan(network, tuple(starts), speed_mps=(8, 17), lane_count=lanes, largest_traffic=14)
 
 
-def _town(rng: np.random.Generator, network: RoadNetwork, inner_m: float, width: float) -> list[float]:
+def _town(rng: np.random.Generator, network: LaneNetwork, inner_m: float, width: float) -> list[float]:
     """Four arms round a junction at the origin, joined in pairs by two-way roads, so that a drive always comes back to it.
 
     Arm k is left by the lane that starts at node `out{k}` and reached by the one that ends at `in{k}`, both `inner_m` from the origin.
@@ -192,7 +190,7 @@ def _town_starts(junction: list[Edge]) -> tuple[Start, ...]:
 
 def _intersection(rng: np.random.Generator, length_m: float) -> RoadPlan:
     width, inner = 3.7, float(rng.uniform(14, 18))
-    network = RoadNetwork()
+    network = LaneNetwork()
     poses = _arm_poses(_town(rng, network, inner, width), inner, width)
     junction = []
     for arm, (stop, heading, _, _) in enumerate(poses):
@@ -212,7 +210,7 @@ def _roundabout(rng: np.random.Generator, length_m: float) -> RoadPlan:
     """One wide lane round an island, driven counterclockwise; whoever is in it goes first."""
     width, ring_width, radius = 3.7, 5.0, float(rng.uniform(15, 24))
     inner = radius + float(rng.uniform(17, 22))
-    network = RoadNetwork()
+    network = LaneNetwork()
     directions = _town(rng, network, inner, width)
     poses = _arm_poses(directions, inner, width)
     opening = 0.36 + 3.0 / radius

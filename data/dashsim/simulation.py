@@ -75,7 +75,7 @@ class _Simulation:
         self.plan: RoadPlan = build_road(road, road_rng, length_m=steps * dt * 34.0)
         self.road = Streets(self.plan.network, car_rng)
         self.ego = self._place(start_rng, noise)
-        self.road.vehicles = [self.ego]
+        self.road.vehicles[:] = [self.ego]
         self.road.refresh()
         style = Style.draw(driver_rng, self.plan.speed_mps, noise)
         self.ego.speed = self.ego.target_speed = style.wished_mps * start_rng.uniform(0.6, 1.05)
@@ -152,7 +152,7 @@ class _Simulation:
             "yaw_rad": ego.heading,
             "curvature_inv_m": lane.curvature_at(ego.station_m),
             "lane_index": ego.lane_index[2],
-            "lane_count": len(self.road.network.graph[ego.edges[0][0]][ego.edges[0][1]]),
+            "lane_count": len(self.road.network.road(ego.edges[0])),
             "lane_change": self.driver.change,
             "in_junction": ego.edges[0] in self.plan.junction_edges,
             "cars_near": sum(np.hypot(*(car.position - ego.position)) < 60.0 for car in self.cars.cars),

@@ -6,15 +6,13 @@ Here each road user knows its road, its lane and its place on it, and looks for 
 
 import math
 from collections import defaultdict
+from typing import cast
 
 import numpy as np
-from highway_env.road.road import LaneIndex, Road, RoadNetwork
+from highway_env.road.road import LaneIndex, Road
 from highway_env.vehicle.kinematics import Vehicle
 
-from data.dashsim.lanes import CurveLane
-
-Edge = tuple[str, str]
-"""A road of one or more parallel lanes, by its first and last node."""
+from data.dashsim.lanes import CurveLane, Edge, LaneNetwork
 
 SIGHT_M = 120.0
 """How far ahead along its route a driver looks for others."""
@@ -25,10 +23,12 @@ JOINT_M = 1.5
 class Streets(Road):
     """A road network and those who drive on it."""
 
-    def __init__(self, network: RoadNetwork, rng: np.random.Generator) -> None:
+    network: LaneNetwork
+
+    def __init__(self, network: LaneNetwork, rng: np.random.Generator) -> None:
         super().__init__(network, np_random=rng)  # type: ignore[arg-type]
         self.users: dict[Edge, list[OnStreets]] = defaultdict(list)
-        self._next: dict[LaneIndex, dict[Edge, int]] = {index: self._followers(index) for index in network.lanes_dict()}
+        self._next: dict[LaneIndex, dict[Edge, int]] = {index: self._followers(index) for index in network.lanes()}
         self._previous: dict[LaneIndex, list[LaneIndex]] = defaultdict(list)
         for index, followers in self._next.items():
             for edge, lane in followers.items():
@@ -37,17 +37,19 @@ class Streets(Road):
     def _followers(self, index: LaneIndex) -> dict[Edge, int]:
         end = self.lane(index).position(self.lane(index).length, 0.0)
         found = {}
-        for node, lanes in self.network.graph.get(index[1], {}).items():
-            gaps = [float(np.hypot(*(lane.position(0.0, 0.0) - end))) for lane in lanes]
+        for edge in self.network.roads_from(index[1]):
+            gaps = [float(np.hypot(*(lane.position(0.0, 0.0) - end))) for lane in self.network.road(edge)]
             if min(gaps) < JOINT_M:
-                found[index[1], node] = int(np.argmin(gaps))
+                found[edge] = int(np.argmin(gaps))
         return found
 
     def lane(self, index: LaneIndex) -> CurveLane:
-        return self.network.graph[index[0]][index[1]][index[2]]  # type: ignore[return-value]
+        return self.network.lane(index)
 
-    def next_edges(self, edge: Edge) -> list[Edge]:
-        return [(edge[1], node) for node in self.network.graph.get(edge[1], {})]
+    @property
+    def drivers(self) -> "list[OnStreets]":
+        """Everybody on the roads; highway-env calls them vehicles."""
+        return cast("list[OnStreets]", self.vehicles)
 
     def following(self, index: LaneIndex, edge: Edge) -> LaneIndex | None:
         """The lane of `edge` that carries this one on, or None where it ends."""
@@ -57,7 +59,7 @@ class Streets(Road):
     def refresh(self) -> None:
         """Note who is where; call it whenever road users have moved, come or gone."""
         self.users = defaultdict(list)
-        for user in self.vehicles:
+        for user in self.drivers:
             self.users[user.edges[0]].append(user)
 
     def step(self, dt: float) -> None:
@@ -128,6 +130,10 @@ class OnStreets(Vehicle):
     """highway-env takes LENGTH for the wheelbase; bodies have `body_length_m`."""
     MIN_SPEED = 0.0
 
+    position: np.ndarray
+    heading: float
+    speed: float
+    action: dict[str, float]
     road: Streets
     lane: CurveLane
     lane_index: LaneIndex
@@ -152,7 +158,7 @@ class OnStreets(Vehicle):
     def edge_ahead(self, depth: int) -> Edge | None:
         """The road that it will be on after `depth` more junctions; None where the network ends before."""
         while len(self.edges) <= depth:
-            choices = self.road.next_edges(self.edges[-1])
+            choices = self.road.network.roads_from(self.edges[-1][1])
             if not choices:
                 return None
             self.edges.append(choices[int(self.rng.integers(len(choices)))])
@@ -165,7 +171,7 @@ class OnStreets(Vehicle):
         if self.station_m > self.lane.length:
             self._enter_next_road()
         aside = self.lateral_m + self.lane.offset_m
-        lanes: list[CurveLane] = self.road.network.graph[self.edges[0][0]][self.edges[0][1]]  # type: ignore[assignment]
+        lanes = self.road.network.road(self.edges[0])
         nearest = min(range(len(lanes)), key=lambda lane: abs(lanes[lane].offset_m - aside))
         if nearest != self.lane_index[2]:
             self.lane_index, self.lane = (*self.edges[0], nearest), lanes[nearest]

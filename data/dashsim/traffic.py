@@ -1,11 +1,13 @@
 """The other cars: highway-env's IDM and MOBIL drivers, kept at a wished density round the ego car."""
 
 import math
+from typing import cast
 
 import numpy as np
 from highway_env.road.road import LaneIndex
 from highway_env.utils import wrap_to_pi
 from highway_env.vehicle.behavior import IDMVehicle
+from highway_env.vehicle.controller import ControlledVehicle
 
 from data.dashsim.config import Traffic as Density
 from data.dashsim.roads import RoadPlan
@@ -23,7 +25,9 @@ FORGET_M = 125.0
 HIDDEN_M = 125.0
 """New cars appear no nearer than this ahead once a drive has begun, and no nearer than HIDDEN_BEHIND_M behind."""
 HIDDEN_BEHIND_M = 35.0
-SPACING_M = {"light": 30.0, "moderate": 22.0, "heavy": 15.0}
+TRAFFIC_SHARE: dict[Density, float] = {"none": 0.0, "light": 0.35, "moderate": 0.65, "heavy": 1.0}
+"""Most cars, as a share of those that the road allows."""
+SPACING_M: dict[Density, float] = {"none": 0.0, "light": 30.0, "moderate": 22.0, "heavy": 15.0}
 
 BODIES_M = ((4.0, 1.75, 1.45), (4.6, 1.85, 1.5), (4.8, 1.9, 1.7), (5.2, 2.0, 2.1), (8.5, 2.4, 3.1))
 """(length, width, height): small car, saloon, sports utility vehicle, van, lorry."""
@@ -65,7 +69,7 @@ class TrafficCar(OnStreets, IDMVehicle):
         front, rear = self.road.neighbour_vehicles(self, index)
         hardest = -2.5 if self.speed > 4.0 else -4.0
         ahead_ok = front is None or self.acceleration(self, front_vehicle=front) > hardest
-        return ahead_ok and (rear is None or self.acceleration(rear, front_vehicle=self) > hardest)
+        return ahead_ok and (rear is None or self.acceleration(cast(ControlledVehicle, rear), front_vehicle=self) > hardest)
 
     def step(self, dt: float) -> None:
         self.action["acceleration"] = max(self.action["acceleration"], -self.speed / dt)
@@ -98,7 +102,8 @@ class Traffic:
     """Keeps the cars round the ego car: adds them out of sight, forgets those far away or at the end of their road."""
 
     def __init__(self, plan: RoadPlan, road: Streets, density: Density, rng: np.random.Generator) -> None:
-        self.plan, self.road, self.density, self.rng = plan, road, density, rng
+        self.plan, self.road, self.rng = plan, road, rng
+        self.density: Density = density
         self.cars: list[TrafficCar] = []
         self._born = 0
         self._index_lanes()
@@ -107,12 +112,12 @@ class Traffic:
         """All points of all lanes where a car may start, in one array, to find places round the ego car at once."""
         lanes = [
             (index, lane)
-            for index, lane in self.road.network.lanes_dict().items()
-            if index[:2] not in self.plan.junction_edges and not lane.forbidden  # type: ignore[union-attr]
+            for index, lane in self.road.network.lanes().items()
+            if index[:2] not in self.plan.junction_edges and not lane.forbidden
         ]
         self._lanes = [index for index, _ in lanes]
-        self._points = np.concatenate([lane.curve.points_m for _, lane in lanes])  # type: ignore[union-attr]
-        self._owner = np.repeat(np.arange(len(lanes)), [len(lane.curve.points_m) for _, lane in lanes])  # type: ignore[union-attr]
+        self._points = np.concatenate([lane.curve.points_m for _, lane in lanes])
+        self._owner = np.repeat(np.arange(len(lanes)), [len(lane.curve.points_m) for _, lane in lanes])
         self._station = np.concatenate([np.linspace(0, lane.length, len(lane.curve.points_m)) for _, lane in lanes])
 
     def populate(self, ego: OnStreets) -> None:
@@ -142,7 +147,7 @@ class Traffic:
         if self.density == "none":
             return 0
         metres = np.count_nonzero(((self._points - self._centre(ego)) ** 2).sum(1) < WINDOW_M**2)
-        share = {"light": 0.35, "moderate": 0.65, "heavy": 1.0}[self.density]
+        share = TRAFFIC_SHARE[self.density]
         return int(np.clip(round(metres / 1000 * CARS_PER_LANE_KM[self.density]), 2, round(share * self.plan.largest_traffic)))
 
     def renew(self, ego: OnStreets) -> None:
@@ -190,5 +195,5 @@ class Traffic:
         return car
 
     def _tell_road(self, ego: OnStreets) -> None:
-        self.road.vehicles = [ego, *self.cars]
+        self.road.vehicles[:] = [ego, *self.cars]
         self.road.refresh()
