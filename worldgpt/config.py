@@ -55,6 +55,8 @@ class WorldTrainConfig:
     """Weight of a channel token's loss; a frame code's is 1."""
     history_corruption: float = 0.15
     """Largest share of frame codes put in as another code, so that the model meets mistakes; each window draws its share from 0 to this."""
+    activation_checkpointing: bool = False
+    """Compute activations twice instead of keeping them for the backward pass: much less memory, a third more work."""
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)

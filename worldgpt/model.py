@@ -15,6 +15,7 @@ import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from conditioning.channels import ChannelSet
@@ -90,7 +91,6 @@ class WorldGPT(PreTrainedModel):
     config_class = WorldGPTConfig
     config: WorldGPTConfig
     base_model_prefix = "worldgpt"
-    supports_gradient_checkpointing = True
     _supports_sdpa = True
     _supports_flash_attn = True
     _no_split_modules = ["WorldGPTBlock"]  # noqa: RUF012 (transformers wants a list)
@@ -108,7 +108,8 @@ class WorldGPT(PreTrainedModel):
         self.prompt_place = nn.Parameter(torch.empty(self.layout.prompt_tokens, width))
         self.blocks = nn.ModuleList(WorldGPTBlock(config, i) for i in range(config.layers))
         self.heads = nn.ModuleDict({c.name: nn.Linear(width, c.size, bias=False) for c in self.layout.codebooks})
-        self.gradient_checkpointing = False
+        self.activation_checkpointing = False
+        """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work."""
         self.post_init()
 
     @torch.no_grad()
@@ -189,8 +190,8 @@ class WorldGPT(PreTrainedModel):
         x = rearrange(self.embed(tokens, prompts), "b t s d -> b (t s) d")
         by = self.rotation_at(torch.arange(steps, device=tokens.device) if times is None else times)
         for block in self.blocks:
-            checkpointed = self.gradient_checkpointing and self.training
-            x = self._gradient_checkpointing_func(block.__call__, x, by) if checkpointed else block(x, by)
+            checkpointed = self.activation_checkpointing and self.training
+            x = checkpoint(block, x, by, use_reentrant=False) if checkpointed else block(x, by)
         return rearrange(rms_norm(x), "b (t s) d -> b t s d", t=steps)
 
     def predicting(self, hidden: Tensor) -> Tensor:

@@ -141,6 +141,7 @@ def train_worldgpt(config: WorldTrainConfig, store: TokenStore, tokenizer: Frame
         check_resume(output, store)
     source = load_world_model(Path(config.init_from)) if config.init_from is not None else None
     model = build_model(config, store, source)
+    model.activation_checkpointing = config.activation_checkpointing
     if source is not None:
         processes.print(f"{config.init_from}: {load_matching(model, source)}")
     task = WorldTask(config, model, store, tokenizer)

@@ -1,0 +1,120 @@
+"""Laws of the ring cache: it keeps the newest steps, times stay bounded, memory stays constant, and where a step lies does not matter."""
+
+import pytest
+import torch
+from torch.nn import functional as F
+from world_samples import random_model, random_prompts, random_tokens
+
+from worldgpt.attention import SHARPNESS
+from worldgpt.kv_cache import RingCache
+from worldgpt.model import WorldGPT
+from worldgpt.rope import rotate
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldGPT:
+    return random_model()
+
+
+def drive(model: WorldGPT, cache: RingCache, steps: int, seed: int = 0) -> list[torch.Tensor]:
+    """Run `steps` random steps through the cache, token by token; returns the hidden states (B, S, D) of each."""
+    layout, hidden = model.layout, []
+    tokens, prompts = random_tokens(layout, 2, steps, seed=seed), random_prompts(model, 2, steps, seed=seed)
+    previous = model.null_tokens(tokens.device).expand(2, -1)
+    with torch.no_grad():
+        for step in range(steps):
+            by, first = cache.begin_step(), layout.prompt_tokens
+            parts = [model.extend(model.embed_prompt(prompts[:, step], previous), by[:first], cache)]
+            for token in range(layout.tokens_per_step):
+                x = model.embed_tokens(tokens[:, step, token : token + 1], previous, token)
+                parts.append(model.extend(x, by[first + token : first + token + 1], cache))
+            previous = tokens[:, step]
+            hidden.append(torch.cat(parts, dim=1))
+    return hidden
+
+
+def test_keeps_the_newest_steps_and_lets_the_oldest_go(model: WorldGPT) -> None:
+    cache = model.new_cache(2)
+    for step in range(12):
+        drive(model, cache, 1, seed=step)
+        assert sorted(cache.steps) == list(range(max(0, step - 3), step + 1))
+        assert cache.present == step
+        assert cache.filled == len(cache.steps) * model.layout.positions_per_step
+
+
+def test_pinned_steps_stay(model: WorldGPT) -> None:
+    cache = model.new_cache(2)
+    drive(model, cache, 3)
+    cache.pin(1)
+    drive(model, cache, 9)
+    assert sorted(cache.steps) == [1, 9, 10, 11]
+    cache.pin(10)
+    drive(model, cache, 5)
+    assert sorted(cache.steps) == [1, 10, 15, 16]
+    with pytest.raises(ValueError, match="at most 2 of 4 steps can be pinned"):
+        cache.pin(15)
+    with pytest.raises(ValueError, match="step 2 is not in the window"):
+        cache.pin(2)
+
+
+def test_times_and_memory_do_not_grow(model: WorldGPT) -> None:
+    cache = model.new_cache(2)
+    stores = (cache.raw_keys, cache.keys, cache.values)
+    before = [(store.data_ptr(), store.shape) for store in stores]
+    for step in range(40):
+        drive(model, cache, 1, seed=step)
+        times = cache.times()
+        assert times.min() >= 0
+        assert times.max() == min(step, 3)
+        assert sorted(times.tolist()) == list(range(len(cache.steps)))
+    assert [(store.data_ptr(), store.shape) for store in (cache.raw_keys, cache.keys, cache.values)] == before
+
+
+def test_attention_does_not_depend_on_where_a_step_lies(model: WorldGPT) -> None:
+    """The newest query's attention in every layer, compared with one over the stored raw keys put in order of time."""
+    cache = model.new_cache(2)
+    drive(model, cache, 3)
+    cache.pin(0)
+    drive(model, cache, 6, seed=1)
+    assert cache.steps != sorted(cache.steps)
+    size, head_dim = model.layout.positions_per_step, model.config.width // model.config.heads
+    order = sorted(range(len(cache.steps)), key=lambda place: cache.steps[place])
+    places = torch.cat([torch.arange(place * size, (place + 1) * size) for place in order])
+    times = torch.tensor([0, 1, 2, 3])  # pinned step 0, then the three newest
+    assert cache.times()[order].tolist() == times.tolist()
+    by = model.rotation_at(times)
+    query = torch.randn(2, model.config.heads, 1, head_dim, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
+    for layer in range(model.config.layers):
+        ordered = F.scaled_dot_product_attention(
+            query, rotate(cache.raw_keys[layer][:, :, places], by), cache.values[layer][:, :, places], scale=SHARPNESS * head_dim**-0.5
+        )
+        filled = slice(0, cache.filled)
+        as_stored = F.scaled_dot_product_attention(
+            query, cache.keys[layer][:, :, filled], cache.values[layer][:, :, filled], scale=SHARPNESS * head_dim**-0.5
+        )
+        torch.testing.assert_close(as_stored, ordered, rtol=0, atol=1e-9)
+
+
+def test_past_the_window_one_layer_equals_a_recomputed_window() -> None:
+    """With one layer nothing older than the window is remembered, so the cache must equal a fresh pass over the window's inputs."""
+    model = random_model()
+    model.blocks = model.blocks[:1]
+    steps, window = 9, 4
+    cache = model.new_cache(2)
+    hidden = drive(model, cache, steps)
+    tokens, prompts = random_tokens(model.layout, 2, steps), random_prompts(model, 2, steps)
+    x = model.embed(tokens, prompts)[:, -window:].flatten(1, 2)
+    by = model.rotation_at(torch.arange(window))
+    with torch.no_grad():
+        fresh = torch.nn.functional.rms_norm(model.blocks[0](x, by), x.shape[-1:], eps=1e-6)
+    torch.testing.assert_close(hidden[-1], fresh[:, -model.layout.positions_per_step :], rtol=0, atol=1e-9)
+
+
+def test_begin_asks_for_an_empty_cache_and_a_context_that_fits(model: WorldGPT) -> None:
+    cache = model.new_cache(2)
+    for steps in (0, 4):
+        with pytest.raises(ValueError, match="1 to 3 steps"):
+            cache.begin(steps)
+    drive(model, cache, 1)
+    with pytest.raises(ValueError, match="expected an empty cache"):
+        cache.begin(1)

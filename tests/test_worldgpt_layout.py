@@ -1,0 +1,94 @@
+"""Laws of the layout: it round-trips, its parts tile the step, no two positions share a place."""
+
+import numpy as np
+import pytest
+import torch
+from world_samples import SPEED, STEERING, random_tokens
+
+from data.episode import ChannelSpec
+from worldgpt.layout import Layout
+
+LAYOUTS = {
+    "one camera": Layout.build({"front": (2, 3)}, 11, (SPEED,), (STEERING,), 4),
+    "three cameras": Layout.build({"front": (2, 5), "left": (3, 2), "rear": (1, 1)}, 7, (SPEED,), (STEERING, ChannelSpec("a_norm", "norm", -1, 1)), 2),
+    "no channels": Layout.build({"front": (4, 8)}, 1024, (), (), 1),
+    "no telemetry": Layout.build({"front": (1, 2)}, 5, (), (STEERING,), 3),
+}
+
+
+@pytest.fixture(params=LAYOUTS)
+def layout(request: pytest.FixtureRequest) -> Layout:
+    return LAYOUTS[request.param]
+
+
+def test_streams_tile_the_step_in_the_order_frames_telemetry_actions(layout: Layout) -> None:
+    covered = np.concatenate([np.arange(span.start, span.stop) for span in layout.spans.values()])
+    assert covered.tolist() == list(range(layout.tokens_per_step))
+    kinds = [stream.kind for stream in layout.streams]
+    assert kinds == sorted(kinds, key=("frame", "telemetry", "action").index)
+    assert layout.positions_per_step == layout.prompt_tokens + layout.tokens_per_step
+    for kind in ("frame", "telemetry", "action"):
+        width = sum(stream.tokens for stream in layout.of_kind(kind))
+        span = layout.span_of_kind(kind)
+        assert span.stop - span.start == width
+
+
+def test_pack_and_unpack_are_inverse(layout: Layout) -> None:
+    tokens = random_tokens(layout, 6).numpy()
+    parts = {stream.name: layout.unpack(tokens, stream) for stream in layout.streams}
+    for stream in layout.streams:
+        assert parts[stream.name].shape == (6, stream.rows, stream.columns)
+    assert (layout.pack(parts, 6) == tokens).all()
+    flat = {name: part.reshape(6, -1) for name, part in parts.items()}
+    assert (layout.pack(flat, 6) == tokens).all()
+    batch = torch.from_numpy(tokens).view(2, 3, -1)
+    for stream in layout.streams:
+        assert torch.equal(layout.unpack(batch, stream).flatten(0, 1), torch.from_numpy(parts[stream.name]))
+
+
+def test_what_is_not_given_is_null_and_null_is_no_id(layout: Layout) -> None:
+    packed = layout.pack({}, 2)
+    assert (packed == layout.null_tokens).all()
+    for stream in layout.streams:
+        assert (packed[:, layout.spans[stream.name]] == layout.codebook(stream).size).all()
+
+
+def test_raster_order_is_row_by_row() -> None:
+    layout = LAYOUTS["one camera"]
+    grid = np.array([[[0, 1, 2], [3, 4, 5]]])
+    assert layout.pack({"camera/front": grid}, 1)[0, :6].tolist() == [0, 1, 2, 3, 4, 5]
+
+
+def test_pieces_cut_every_range_at_the_streams(layout: Layout) -> None:
+    total = layout.tokens_per_step
+    for start in range(total):
+        for stop in range(start + 1, total + 1, max(1, total // 7)):
+            pieces = layout.pieces(start, stop)
+            assert [(a, b) for _, a, b in pieces][0][0] == start
+            assert pieces[-1][2] == stop
+            for (stream, a, b), following in zip(pieces, [*pieces[1:], None], strict=True):
+                span = layout.spans[stream.name]
+                assert span.start <= a < b <= span.stop
+                assert following is None or following[1] == b
+    assert layout.pieces(1, 1) == []
+
+
+def test_no_two_positions_of_a_step_share_a_place(layout: Layout) -> None:
+    grid = layout.grid_positions
+    assert grid.shape == (layout.positions_per_step, 2)
+    assert len({tuple(place) for place in grid.tolist()}) == len(grid)
+
+
+def test_cameras_share_a_codebook_and_stand_side_by_side() -> None:
+    layout = LAYOUTS["three cameras"]
+    assert [c.name for c in layout.codebooks] == ["frame", "speed_mps", "steering_norm", "a_norm"]
+    assert {layout.codebook(s).name for s in layout.of_kind("frame")} == {"frame"}
+    start = layout.prompt_tokens
+    columns = [layout.grid_positions[start + layout.spans[s.name].start : start + layout.spans[s.name].stop, 1] for s in layout.of_kind("frame")]
+    assert [(c.min(), c.max()) for c in columns] == [(0, 4), (5, 6), (7, 7)]
+
+
+def test_a_layout_survives_json(layout: Layout) -> None:
+    import json
+
+    assert Layout.from_dict(json.loads(json.dumps(layout.to_dict()))) == layout

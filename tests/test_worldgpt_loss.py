@@ -1,0 +1,51 @@
+"""The loss equals a plain loop over tokens, and a target that is missing costs nothing."""
+
+import pytest
+import torch
+from world_samples import random_model, random_prompts, random_tokens
+
+from worldgpt.loss import token_nats, total_loss
+from worldgpt.model import WorldGPT
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldGPT:
+    return random_model(cameras={"front": (2, 2), "left": (1, 3)})
+
+
+@torch.no_grad()
+def test_equals_a_plain_loop(model: WorldGPT) -> None:
+    layout, tokens = model.layout, random_tokens(model.layout, 2, 3)
+    tokens[0, 1, layout.span_of_kind("action")] = torch.from_numpy(layout.null_tokens[layout.span_of_kind("action")])
+    hidden = model(tokens, random_prompts(model, 2, 3))
+    nats = token_nats(model, hidden, tokens)
+    for b in range(2):
+        for t in range(3):
+            for stream in layout.streams:
+                for n, token in enumerate(range(layout.spans[stream.name].start, layout.spans[stream.name].stop)):
+                    log_p = model.logits(hidden[b, t, layout.prompt_tokens + token - 1], token).float().log_softmax(-1)
+                    target = int(tokens[b, t, token])
+                    expected = 0.0 if target == layout.codebook(stream).null_id else -float(log_p[target])
+                    assert float(nats[stream.name][b, t, n]) == pytest.approx(expected, abs=1e-5)
+    assert (nats[layout.of_kind("action")[0].name][0, 1] == 0).all()
+
+
+@torch.no_grad()
+def test_the_total_is_the_weighted_mean_over_a_step(model: WorldGPT) -> None:
+    tokens = random_tokens(model.layout, 2, 3)
+    nats = token_nats(model, model(tokens, random_prompts(model, 2, 3)), tokens)
+    loss, parts = total_loss(model, nats, channel_weight=2.5)
+    weighted = [(2.5 if s.kind != "frame" else 1.0, n) for s in model.layout.streams for n in nats[s.name].flatten(0, 1).mean(0)]
+    assert float(loss) == pytest.approx(sum(w * float(n) for w, n in weighted) / sum(w for w, _ in weighted), rel=1e-5)
+    for kind in ("frame", "telemetry", "action"):
+        flat = torch.cat([nats[s.name].flatten() for s in model.layout.of_kind(kind)])  # type: ignore[arg-type]
+        assert float(parts[f"{kind}_nats"]) == pytest.approx(float(flat.mean()), rel=1e-5)
+
+
+def test_a_missing_target_sends_no_gradient(model: WorldGPT) -> None:
+    tokens = torch.from_numpy(model.layout.null_tokens).expand(2, 3, -1)
+    loss, _ = total_loss(model, token_nats(model, model(tokens, random_prompts(model, 2, 3)), tokens), channel_weight=1.0)
+    assert float(loss.detach()) == 0
+    loss.backward()
+    assert all(p.grad is None or not p.grad.any() for p in model.parameters())
+    model.zero_grad()

@@ -1,0 +1,169 @@
+"""Laws of the world model: no position sees its future, cached equals uncached, batched equals single, saved equals loaded."""
+
+from pathlib import Path
+
+import pytest
+import torch
+from transformers import AutoConfig, AutoModel
+from world_samples import random_model, random_prompts, random_tokens
+
+from worldgpt.model import WorldGPT, WorldGPTConfig
+from worldgpt.pipeline import load_world_model
+
+CAMERAS = {"one": {"front": (2, 3)}, "two": {"front": (2, 2), "left": (1, 3)}}
+
+
+@pytest.fixture(scope="module", params=CAMERAS)
+def model(request: pytest.FixtureRequest) -> WorldGPT:
+    return random_model(cameras=CAMERAS[request.param])
+
+
+def window(model: WorldGPT, batch: int = 2, steps: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
+    return random_tokens(model.layout, batch, steps), random_prompts(model, batch, steps)
+
+
+@torch.no_grad()
+def test_no_position_sees_its_future(model: WorldGPT) -> None:
+    tokens, prompts = window(model)
+    layout, base = model.layout, model(tokens, prompts).flatten(1, 2)
+    sizes = [layout.codebook(s).size for s in layout.streams for _ in range(s.tokens)]
+    for step in range(4):
+        for token in range(layout.tokens_per_step):
+            changed = tokens.clone()
+            changed[:, step, token] = (changed[:, step, token] + 1) % sizes[token]
+            hidden, place = model(changed, prompts).flatten(1, 2), step * layout.positions_per_step + layout.prompt_tokens + token
+            assert torch.equal(hidden[:, :place], base[:, :place])
+            assert (hidden[:, place] != base[:, place]).any()
+            last_of_next = (step + 2) * layout.positions_per_step - 1
+            if step < 3:
+                assert not torch.equal(hidden[:, last_of_next], base[:, last_of_next])  # the past is seen
+
+
+@torch.no_grad()
+def test_a_prompt_acts_from_its_step_on(model: WorldGPT) -> None:
+    tokens, prompts = window(model)
+    base, changed = model(tokens, prompts), prompts.clone()
+    changed[:, 2] = random_prompts(model, 2, seed=9)
+    hidden = model(tokens, changed)
+    assert torch.equal(hidden[:, :2], base[:, :2])
+    assert (hidden[:, 2:] - base[:, 2:]).abs().amax(-1).min() > 1e-6
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("context", [0, 1, 3])
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_cached_equals_uncached(model: WorldGPT, context: int, chunk: int) -> None:
+    """After a prefill of `context` steps, token by token or in chunks."""
+    tokens, prompts = window(model)
+    whole, layout = model(tokens, prompts), model.layout
+    cache = model.new_cache(2)
+    if context:
+        model.prefill(tokens[:, :context], prompts[:, :context], cache)
+    embedded = model.embed(tokens, prompts)  # (B, T, S, D)
+    for step in range(context, 4):
+        by, parts = cache.begin_step(), []
+        for start in range(0, layout.positions_per_step, chunk):
+            places = slice(start, start + chunk)
+            parts.append(model.extend(embedded[:, step, places], by[places], cache))
+        torch.testing.assert_close(torch.cat(parts, dim=1), whole[:, step], rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_embedding_in_pieces_equals_embedding_whole(model: WorldGPT) -> None:
+    tokens, prompts = window(model, steps=2)
+    whole, previous, first = model.embed(tokens, prompts)[:, 1], tokens[:, 0], model.layout.prompt_tokens
+    assert torch.equal(model.embed_prompt(prompts[:, 1], previous), whole[:, :first])
+    for start in range(model.layout.tokens_per_step):
+        for stop in range(start + 1, model.layout.tokens_per_step + 1):
+            part = model.embed_tokens(tokens[:, 1, start:stop], previous, start)
+            torch.testing.assert_close(part, whole[:, first + start : first + stop], rtol=0, atol=1e-12)
+
+
+@torch.no_grad()
+def test_the_hint_at_a_position_is_the_last_step_of_the_token_to_come(model: WorldGPT) -> None:
+    tokens, prompts = window(model, batch=1, steps=2)
+    base = model.embed(tokens, prompts)[0, 1]
+    for token in range(model.layout.tokens_per_step):
+        changed = tokens.clone()
+        changed[0, 0, token] = model.layout.null_tokens[token]
+        differs = (model.embed(changed, prompts)[0, 1] != base).any(-1)
+        assert differs.nonzero().flatten().tolist() == [model.layout.prompt_tokens + token - 1]
+
+
+@torch.no_grad()
+def test_a_batch_equals_its_singles(model: WorldGPT) -> None:
+    tokens, prompts = window(model, batch=3)
+    together = model(tokens, prompts)
+    for i in range(3):
+        alone = model(tokens[i : i + 1], prompts[i : i + 1])
+        torch.testing.assert_close(alone[0], together[i], rtol=0, atol=1e-9)
+        for token in range(model.layout.tokens_per_step):
+            ours, theirs = (model.logits(h[:, token], token) for h in (model.predicting(alone[0]), model.predicting(together[i])))
+            torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
+
+
+@torch.no_grad()
+def test_null_is_never_among_the_logits(model: WorldGPT) -> None:
+    hidden = torch.randn(3, model.config.width, dtype=torch.float64, generator=torch.Generator().manual_seed(0))
+    for stream in model.layout.streams:
+        assert model.logits(hidden, model.layout.spans[stream.name].start).shape == (3, model.layout.codebook(stream).null_id)
+
+
+@torch.no_grad()
+def test_only_differences_of_time_matter(model: WorldGPT) -> None:
+    tokens, prompts = window(model)
+    early, late = (model(tokens, prompts, times=torch.arange(4) + offset) for offset in (0, 5))
+    torch.testing.assert_close(early, late, rtol=0, atol=1e-4)  # angles are float32
+    gap = model(tokens, prompts, times=torch.tensor([0, 4, 5, 6]))
+    assert (gap - early).abs().max() > 1e-2
+
+
+def test_checkpointed_activations_give_the_same_gradients(model: WorldGPT) -> None:
+    tokens, prompts = window(model)
+    gradients = []
+    for checkpointed in (False, True):
+        model.train()
+        model.activation_checkpointing = checkpointed
+        model.zero_grad()
+        model(tokens, prompts).square().sum().backward()
+        gradients.append({name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None})
+    model.activation_checkpointing = False
+    model.eval().zero_grad()
+    assert gradients[0].keys() == gradients[1].keys()
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradients[1][name], gradient, rtol=1e-9, atol=1e-12)
+
+
+def test_save_and_load_keep_every_weight_and_buffer(model: WorldGPT, tmp_path: Path) -> None:
+    model.save_pretrained(tmp_path)
+    tokens, prompts = window(model)
+    for loaded in (load_world_model(tmp_path).double(), AutoModel.from_pretrained(tmp_path, dtype=torch.float64).eval()):
+        assert isinstance(loaded, WorldGPT)
+        ours, theirs = model.state_dict(), loaded.state_dict()
+        assert ours.keys() == theirs.keys()
+        assert all(torch.equal(ours[name], theirs[name]) for name in ours)
+        assert torch.equal(loaded.text.proto, model.text.proto)
+        assert not [name for name, _ in loaded.named_buffers() if name not in theirs]  # no buffer that only __init__ fills
+        assert torch.equal(loaded.text.tokenize(["Rainy night!"]), model.text.tokenize(["rainy night"]))
+        assert loaded.layout == model.layout
+        assert (loaded.telemetry, loaded.actions) == (model.telemetry, model.actions)
+        with torch.no_grad():
+            assert torch.equal(loaded(tokens, prompts), model(tokens, prompts))
+            assert torch.equal(loaded.text.encode(["fog"]), model.text.encode(["fog"]))
+        assert loaded.content_hash() == model.content_hash()
+    assert isinstance(AutoConfig.from_pretrained(tmp_path), WorldGPTConfig)
+
+
+def test_the_hash_changes_with_any_weight() -> None:
+    model = random_model()
+    before = model.content_hash()
+    with torch.no_grad():
+        model.prompt_place[0, 0] += 1e-12
+    assert model.content_hash() != before
+
+
+def test_a_channel_may_be_missing_altogether() -> None:
+    model = random_model(telemetry=0, actions=0)
+    tokens, prompts = window(model)
+    with torch.no_grad():
+        assert model(tokens, prompts).shape == (2, 4, model.layout.positions_per_step, model.config.width)
