@@ -1,0 +1,112 @@
+"""Filters against a slow plain reference; draws against their probabilities; keys against repetition."""
+
+import math
+
+import numpy as np
+import pytest
+import torch
+
+from data.errors import UserError
+from worldgpt.sampling import SamplingConfig, draw, keyed_uniforms, probabilities
+
+CONFIGS = [
+    SamplingConfig(),
+    SamplingConfig(temperature=0.3),
+    SamplingConfig(top_k=3),
+    SamplingConfig(top_k=100),
+    SamplingConfig(top_p=0.6),
+    SamplingConfig(top_p=0.01),
+    SamplingConfig(min_p=0.25),
+    SamplingConfig(temperature=1.7, top_k=6, top_p=0.8, min_p=0.1),
+]
+
+
+def reference(logits: list[float], config: SamplingConfig) -> list[float]:
+    """Temperature, top-k, top-p, min-p, written out with plain lists."""
+    weights = [math.exp((x - max(logits)) / config.temperature) for x in logits]
+    p = [w / sum(weights) for w in weights]
+    order = sorted(range(len(p)), key=lambda i: -p[i])
+    kept = set(order[: config.top_k or len(p)])
+    p = [x if i in kept else 0.0 for i, x in enumerate(p)]
+    p = [x / sum(p) for x in p]
+    if config.top_p < 1:
+        reached, kept = 0.0, set()
+        for i in order:
+            if reached < config.top_p:
+                kept.add(i)
+            reached += p[i]
+        p = [x if i in kept else 0.0 for i, x in enumerate(p)]
+    p = [x if x >= config.min_p * max(p) else 0.0 for x in p]
+    return [x / sum(p) for x in p]
+
+
+def some_logits(*leading: int, size: int = 9) -> torch.Tensor:
+    return torch.randn(*leading, size, generator=torch.Generator().manual_seed(3), dtype=torch.float64) * 2
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_filters_equal_the_plain_reference(config: SamplingConfig) -> None:
+    logits = some_logits(4, 5)
+    p = probabilities(logits, config)
+    for i in range(4):
+        for j in range(5):
+            assert p[i, j].tolist() == pytest.approx(reference(logits[i, j].tolist(), config), abs=1e-12)
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_draws_come_as_often_as_they_should(config: SamplingConfig) -> None:
+    logits, count = some_logits(), 20_000
+    uniforms = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    tokens = draw(logits.expand(count, -1), uniforms, config)
+    seen, p = torch.bincount(tokens, minlength=9), probabilities(logits, config)
+    assert (seen[p == 0] == 0).all()
+    expected = p[p > 0] * count
+    chi_square = float(((seen[p > 0] - expected) ** 2 / expected).sum())
+    assert chi_square < 30  # at most 8 degrees of freedom: passed by all but 1 in 5,000
+
+
+def test_the_ends_of_the_unit_interval_draw_possible_tokens() -> None:
+    logits = torch.tensor([-math.inf, 0.0, -math.inf, 1.0, -math.inf]).expand(2, -1)
+    ends = torch.tensor([0.0, np.nextafter(1.0, 0.0)], dtype=torch.float64)
+    assert draw(logits, ends, SamplingConfig()).tolist() == [1, 3]
+
+
+def test_temperature_zero_takes_the_likeliest_whatever_the_seed() -> None:
+    logits = some_logits(6)
+    for seed in range(3):
+        uniforms = keyed_uniforms(seed, range(6), 0, 1)[:, 0]
+        assert torch.equal(draw(logits, uniforms, SamplingConfig(temperature=0)), logits.argmax(-1))
+    cold = draw(logits, keyed_uniforms(0, range(6), 0, 1)[:, 0], SamplingConfig(temperature=1e-4))
+    assert torch.equal(cold, logits.argmax(-1))
+
+
+def test_numbers_are_keyed_by_seed_world_step_and_place() -> None:
+    base = keyed_uniforms(1, [4, 7], 3, 20)
+    assert torch.equal(base, keyed_uniforms(1, [4, 7], 3, 20))
+    assert torch.equal(base[1:], keyed_uniforms(1, [7], 3, 20))  # a batch equals its singles
+    assert torch.equal(base[:, :5], keyed_uniforms(1, [4, 7], 3, 5))
+    for other in (keyed_uniforms(2, [4, 7], 3, 20), keyed_uniforms(1, [5, 8], 3, 20), keyed_uniforms(1, [4, 7], 4, 20), base.flip(0)):
+        assert not (other == base).any()
+
+
+def test_numbers_are_even_and_unrelated_from_step_to_step() -> None:
+    table = np.stack([keyed_uniforms(0, range(4), step, 64).numpy() for step in range(100)])
+    assert table.min() >= 0
+    assert table.max() < 1
+    counts = np.histogram(table, bins=16, range=(0, 1))[0]
+    assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 45
+    flat = table.reshape(100, -1)
+    assert abs(np.corrcoef(flat[:-1].ravel(), flat[1:].ravel())[0, 1]) < 0.03
+    assert abs(np.corrcoef(table[:, 0].ravel(), table[:, 1].ravel())[0, 1]) < 0.05
+
+
+@pytest.mark.parametrize(
+    ("field", "good", "bad"),
+    [("temperature", (0, 2.0), (-0.1,)), ("top_k", (0, 5), (-1,)), ("top_p", (0.01, 1.0), (0, 1.01)), ("min_p", (0, 0.99), (-0.1, 1.0))],
+)
+def test_settings_are_checked(field: str, good: tuple[float, ...], bad: tuple[float, ...]) -> None:
+    for value in good:
+        SamplingConfig(**{field: value})
+    for value in bad:
+        with pytest.raises(UserError, match=field.replace("_", "-")):
+            SamplingConfig(**{field: value})

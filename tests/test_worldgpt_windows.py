@@ -1,0 +1,122 @@
+"""Laws of the windows: true tokens of one drive; noise goes into the inputs alone, in the stated shares."""
+
+import numpy as np
+import pytest
+import torch
+from world_samples import STEPS, random_model, random_tokens
+
+from conditioning.channels import ChannelSet
+from conditioning.guidance import DropoutConfig
+from worldgpt.layout import Layout
+from worldgpt.token_store import TokenStore
+from worldgpt.windows import WindowReader, Windows, corrupt, model_batch
+
+NONE = DropoutConfig(text=0, actions=0, telemetry=0)
+
+
+@pytest.fixture(scope="module")
+def layout(column_tokens: TokenStore) -> Layout:
+    info = column_tokens.info
+    return Layout.build(info.grids, info.codebook_size, info.telemetry, info.actions, 2)
+
+
+@pytest.fixture(scope="module")
+def reader(column_tokens: TokenStore, layout: Layout) -> WindowReader:
+    return WindowReader(column_tokens, "val", layout, 5)
+
+
+def many(layout: Layout, batch: int = 400) -> Windows:
+    return Windows(random_tokens(layout, batch, 5).numpy(), [["rain"] * 5 for _ in range(batch)])
+
+
+def test_a_window_is_five_rows_of_one_drive(column_tokens: TokenStore, reader: WindowReader, layout: Layout) -> None:
+    codes, channels = column_tokens.arrays("val")
+    bins = ChannelSet((*column_tokens.info.telemetry, *column_tokens.info.actions)).tokens(np.asarray(channels))
+    rows = np.array([0, STEPS - 5, STEPS, 3 * STEPS + 7])
+    windows = reader.read(rows, None)
+    assert windows.tokens.shape == (4, 5, layout.tokens_per_step)
+    for window, captions, row in zip(windows.tokens, windows.captions, rows, strict=True):
+        assert (window[:, :4] == codes[row : row + 5]).all()
+        assert (window[:, 4:] == bins[row : row + 5]).all()
+        drive, first = column_tokens.drives("val")[row // STEPS], row % STEPS
+        assert captions == [drive.captions[int(first + t >= STEPS // 2)].text for t in range(5)]
+
+
+def test_random_windows_are_drawn_by_the_generator_from_all_drives(reader: WindowReader) -> None:
+    first, again, other = (reader.random(8, np.random.default_rng(seed)) for seed in (1, 1, 2))
+    assert (first.tokens == again.tokens).all()
+    assert first.captions == again.captions
+    assert (first.tokens != other.tokens).any()
+    speeds = reader.random(400, np.random.default_rng(0)).tokens[:, 0, reader.layout.span_of_kind("telemetry").start]
+    assert np.bincount(speeds, minlength=4) == pytest.approx(100, abs=35)  # a quarter of the drives has each speed
+
+
+def test_spaced_windows_are_the_same_each_time_and_reach_both_ends(reader: WindowReader) -> None:
+    windows = reader.spaced(7)
+    assert (windows.tokens == reader.spaced(7).tokens).all()
+    assert (windows.tokens[0] == reader.tokens(np.arange(5))).all()
+    assert (windows.tokens[-1] == reader.tokens(np.arange(len(reader.codes) - 5, len(reader.codes)))).all()
+    assert len(reader.spaced(10**6).tokens) == len(reader.starts)
+
+
+def test_corruption_leaves_the_truth_alone_and_keeps_its_share(layout: Layout) -> None:
+    windows = many(layout)
+    before, captions = windows.tokens.copy(), [list(row) for row in windows.captions]
+    inputs, said = corrupt(windows, layout, 0.4, NONE, np.random.default_rng(0))
+    assert (windows.tokens == before).all()
+    assert windows.captions == captions == said
+    frames = layout.span_of_kind("frame")
+    changed = inputs[..., frames] != before[..., frames]
+    kept_by_chance = 1 / 15
+    assert changed.mean() == pytest.approx(0.2 * (1 - kept_by_chance), abs=0.015)  # shares are drawn from 0 to 0.4
+    shares = changed.mean((1, 2))
+    assert shares.min() < 0.03
+    assert 0.35 < shares.max() < 0.75
+    assert (inputs[..., frames.stop :] == before[..., frames.stop :]).all()
+    assert (corrupt(windows, layout, 0.0, NONE, np.random.default_rng(0))[0] == before).all()
+
+
+def test_exchanged_codes_are_codes_that_occur(layout: Layout) -> None:
+    frames = layout.span_of_kind("frame")
+    windows = many(layout)
+    windows.tokens[..., frames] = 3 + windows.tokens[..., frames] % 2
+    inputs, _ = corrupt(windows, layout, 1.0, NONE, np.random.default_rng(0))
+    assert set(np.unique(inputs[..., frames])) == {3, 4}
+
+
+@pytest.mark.parametrize("kind", ["telemetry", "action"])
+def test_dropout_hides_whole_windows_of_one_kind(layout: Layout, kind: str) -> None:
+    windows, name = many(layout), {"telemetry": "telemetry", "action": "actions"}[kind]
+    dropout = DropoutConfig(**{**vars(NONE), name: 0.3})
+    inputs, _ = corrupt(windows, layout, 0.0, dropout, np.random.default_rng(0))
+    span = layout.span_of_kind(kind)  # type: ignore[arg-type]
+    hidden = inputs[..., span] == layout.null_tokens[span]
+    assert (hidden.all((1, 2)) | ~hidden.any((1, 2))).all()
+    assert hidden.mean() == pytest.approx(0.3, abs=0.06)
+    others = np.ones(layout.tokens_per_step, bool)
+    others[span] = False
+    assert (inputs[..., others] == windows.tokens[..., others]).all()
+
+
+def test_dropout_silences_whole_windows_and_each_kind_by_itself(layout: Layout) -> None:
+    windows = many(layout)
+    inputs, captions = corrupt(windows, layout, 0.0, DropoutConfig(0.3, 0.3, 0.3), np.random.default_rng(0))
+    silent = np.array([row == [""] * 5 for row in captions])
+    assert all(row == ["rain"] * 5 for row, quiet in zip(captions, silent, strict=True) if not quiet)
+    assert silent.mean() == pytest.approx(0.3, abs=0.06)
+    places = layout.span_of_kind("telemetry").start, layout.span_of_kind("action").start
+    telemetry, action = (inputs[:, 0, place] == layout.null_tokens[place] for place in places)
+    for a, b in ((silent, telemetry), (silent, action), (telemetry, action)):
+        assert (a & b).mean() == pytest.approx(0.09, abs=0.05)
+
+
+def test_a_batch_holds_each_prompt_once() -> None:
+    model = random_model()
+    tokens = random_tokens(model.layout, 2, 3).numpy()
+    captions = [["fog", "fog", "rain"], ["rain", "", "fog"]]
+    batch = model_batch(tokens, tokens, captions, model.text)
+    assert len(batch["pieces"]) == 3
+    with torch.no_grad():
+        gathered = model.text(batch["pieces"])[batch["prompt"]]
+        for b, row in enumerate(captions):
+            torch.testing.assert_close(gathered[b], model.text.encode(row), rtol=0, atol=1e-9)
