@@ -143,16 +143,21 @@ def winding(
 
 
 def circuit(rng: np.random.Generator, smallest_radius_m: float) -> Curve:
-    """A closed track of 350 to 900 m that never meets itself; its first and last vertices are one point."""
+    """A closed track of 400 to 1000 m that never meets itself; its first and last vertices are one point.
+
+    Every second one or so has bends both ways along a tenth of its length or more.
+    """
+    way, against = rng.choice([-1, 1]), rng.choice([0.0, 0.1])
     while True:
         count = int(rng.integers(6, 11))
-        angles = (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * np.pi / count
-        radii = rng.uniform(75, 125) * rng.uniform(0.5, 1.1, count)
+        angles = way * (np.arange(count) + rng.uniform(-0.3, 0.3, count)) * 2 * np.pi / count
+        waves = rng.uniform(0.0, 0.4) * (-1.0) ** np.arange(count)
+        radii = rng.uniform(90, 150) * (0.8 + waves + rng.uniform(-0.2, 0.2, count))
         corners = radii[:, None] * np.stack([np.cos(angles), np.sin(angles)], axis=1) * rng.uniform([0.9, 0.7], [1.4, 1.0])
-        if rng.random() < 0.5:
-            corners = corners[::-1]
-        curve = rounded(corners, softness_m=rng.uniform(9.0, 14.0), closed=True)
-        if 1 / np.abs(curve.curvatures_inv_m).max() >= smallest_radius_m and _keeps_clear(curve, 24.0):
+        corners = chamfered(np.concatenate([corners[-1:], corners, corners[:1]]), cut_m=rng.uniform(12.0, 26.0))[1:-1]
+        curve = rounded(corners, softness_m=rng.uniform(6.0, 12.0), closed=True)
+        bends = np.abs(curve.curvatures_inv_m).max() * smallest_radius_m
+        if bends <= 1 and (way * curve.curvatures_inv_m < -1 / 200).mean() >= against and _keeps_clear(curve, 24.0):
             return curve
 
 

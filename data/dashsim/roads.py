@@ -200,10 +200,11 @@ def _intersection(rng: np.random.Generator, length_m: float) -> RoadPlan:
             curve = bezier(stop, heading, poses[other][2], poses[other][3])
             major = 2 * (arm % 2)
             edge = (f"in{arm}", f"out{other}")
-            network.add_lane(*edge, CurveLane(curve, width, (SOLID, SOLID), 12.0, priority=priority + major))
+            kerb = SOLID if turn == 1 else NONE
+            network.add_lane(*edge, CurveLane(curve, width, (NONE, kerb), 12.0, priority=priority + major))
             junction.append(edge)
     paint = tuple(_across(stop, heading, width, dashed=False) for stop, heading, _, _ in poses)
-    return RoadPlan(network, _town_starts(junction), (7, 13), 1, 11, crossings=True, junction_edges=frozenset(junction), paint=paint)
+    return RoadPlan(network, _town_starts(junction), (7, 13), 1, 9, crossings=True, junction_edges=frozenset(junction), paint=paint)
 
 
 def _roundabout(rng: np.random.Generator, length_m: float) -> RoadPlan:
@@ -229,7 +230,7 @@ def _roundabout(rng: np.random.Generator, length_m: float) -> RoadPlan:
             network.add_lane(*edge, CurveLane(curve, width, (SOLID, SOLID), 12.0, priority=priority))
             junction.append(edge)
     paint = tuple(_across(stop, heading, width, dashed=True) for stop, heading, _, _ in poses)
-    return RoadPlan(network, _town_starts(junction), (7, 13), 1, 11, crossings=True, junction_edges=frozenset(junction), paint=paint)
+    return RoadPlan(network, _town_starts(junction), (7, 13), 1, 9, crossings=True, junction_edges=frozenset(junction), paint=paint)
 
 
 def _onto_ring(arm_m: np.ndarray, arm_rad: float, radius_m: float, angle_rad: float, way: int) -> Curve:

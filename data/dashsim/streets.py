@@ -110,7 +110,16 @@ class Streets(Road):
                     front, ahead = other, gap
                 elif behind < gap < 0:
                     rear, behind = other, gap
+            for other in self._turning_off(index):
+                station, lateral = lane.local_coordinates(other.position)
+                if 0 <= start + station - here < ahead and abs(lateral) < lane.width / 2 + 0.4 and other is not vehicle:
+                    front, ahead = other, start + station - here
         return front, rear
+
+    def _turning_off(self, index: LaneIndex) -> "list[OnStreets]":
+        """Those on other roads that begin where this one does: they are in the way until they have turned off."""
+        edges = self.network.roads_from(index[0])
+        return [user for edge in edges if edge != index[:2] for user in self.users[edge]] if len(edges) > 1 else []
 
     def distance_along(self, user: "OnStreets", other: "OnStreets") -> float:
         """Distance in metres from one road user to another along the route of whoever is behind; negative when `other` is behind."""
