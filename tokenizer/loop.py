@@ -245,7 +245,7 @@ class _Loop:
         parameters = sum(p.numel() for p in self.model.parameters())
         self.accelerator.print(
             f"{parameters / 1e6:.1f} M parameters, {remaining} updates of {count:,.0f} {name} "
-            f"({remaining * count / 1e6:.1f} M in all), about {_peak_memory_gib(self.accelerator.device, parameters):.1f} GiB of memory "
+            f"({remaining * count:,.0f} in all), about {_peak_memory_gib(self.accelerator.device, parameters):.1f} GiB of memory "
             f"and {math.ceil(remaining * seconds / 60)} min on {self.accelerator.device.type} "
             f"({'bf16' if self.accelerator.mixed_precision == 'bf16' else 'float32'})"
         )

@@ -1,7 +1,6 @@
 """Settings of the world model and its training, and the presets; free of torch, so that `--help` is quick."""
 
 from dataclasses import dataclass, field
-from typing import Literal
 
 from conditioning.guidance import DropoutConfig
 from conditioning.text_config import TextConfig
@@ -67,14 +66,45 @@ class WorldTrainConfig:
             raise UserError(f"history_corruption: expected 0 to 1, got {self.history_corruption}")
 
 
-Preset = Literal["demo", "small", "base", "large", "gaia"]
-
-
 def presets() -> dict[str, WorldTrainConfig]:
-    """Sizes to pick from."""
+    """Sizes to pick from; parameters and positions are for 8x16 codes, two telemetry channels and two actions.
+
+    | preset | parameters | positions in the window | memory to train | made for |
+    | --- | --- | --- | --- | --- |
+    | demo  | 6 M   | 8 x 136   | 2 GiB   | 5 minutes on two CPU cores |
+    | small | 20 M  | 12 x 136  | 4 GiB   | 45 minutes on two CPU cores, or a few minutes on a GPU |
+    | base  | 300 M | 16 x 136  | 24 GiB  | one GPU |
+    | large | 1 B   | 16 x 136  | 40 GiB  | one to eight GPUs |
+    | gaia  | 6.5 B | 26 x 584  | 120 GiB a GPU, sharded | many GPUs; 18x32 codes (frames of 288x512 seen through the tokenizer of the same name) |
+    """
     return {
-        "demo": WorldTrainConfig(
-            model=ModelConfig(width=256, layers=6, heads=4, mlp_width=704, context_steps=16),
-            loop=LoopConfig(steps=500, batch_size=8, learning_rate=1.5e-3, warmup_steps=40, ema_decay=0.98, weight_decay=0.05),
+        "demo": _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=8), _loop(320, 8, 2e-3, 30, 0.97)),
+        "small": _preset(ModelConfig(width=384, layers=8, heads=3, mlp_width=1024, context_steps=12), _loop(3000, 8, 1.5e-3, 100, 0.995)),
+        "base": _preset(
+            ModelConfig(width=1024, layers=24, heads=8, mlp_width=2752, context_steps=16), _loop(50_000, 16, 4e-4, 1000, 0.9995)
+        ),
+        "large": _preset(
+            ModelConfig(width=1792, layers=26, heads=14, mlp_width=4864, context_steps=16),
+            _loop(100_000, 16, 3e-4, 2000, 0.9999, accumulate=4),
+        ),
+        "gaia": _preset(
+            ModelConfig(width=4096, layers=32, heads=32, mlp_width=11008, context_steps=26),
+            _loop(100_000, 1, 1e-4, 2500, 0.9999, accumulate=2),
         ),
     }
+
+
+def _preset(model: ModelConfig, loop: LoopConfig) -> WorldTrainConfig:
+    return WorldTrainConfig(model=model, loop=loop)
+
+
+def _loop(steps: int, batch: int, learning_rate: float, warmup: int, ema: float, accumulate: int = 1) -> LoopConfig:
+    return LoopConfig(
+        steps=steps,
+        batch_size=batch,
+        gradient_accumulation=accumulate,
+        learning_rate=learning_rate,
+        warmup_steps=warmup,
+        ema_decay=ema,
+        weight_decay=0.05,
+    )

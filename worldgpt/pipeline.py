@@ -15,7 +15,7 @@ from torch import Tensor
 from conditioning.guidance import PromptSchedule
 from conditioning.steering import Commands
 from data.errors import UserError
-from data.folder import atomic_folder
+from data.folder import atomic_folder, read_json
 from tokenizer.model import FrameTokenizer, load_tokenizer
 from worldgpt.model import WorldGPT, WorldGPTConfig
 from worldgpt.rollout import FREE, Rollout
@@ -214,15 +214,18 @@ def load_world_model(folder: Path) -> WorldGPT:
     """The world model of a checkpoint folder, in evaluation mode; UserError where there is none, or a broken one."""
     if not (folder / "config.json").is_file():
         raise UserError(f"{folder}: expected a world model checkpoint, found no config.json; train one with scripts/train_worldgpt.py")
+    found = read_json(folder / "config.json")
+    if not isinstance(found, dict) or found.get("model_type") != WorldGPTConfig.model_type or "layout" not in found:
+        kind = found.get("model_type") if isinstance(found, dict) else None
+        raise UserError(f"{folder}: expected a world model checkpoint, config.json is one of {kind or 'something else'!r}")
     try:
         config = WorldGPTConfig.from_pretrained(folder)
-        if config.to_dict().get("model_type") != WorldGPTConfig.model_type or not config.layout["streams"]:
-            raise UserError(f"{folder}: config.json is not one of a world model")
         model, report = WorldGPT.from_pretrained(folder, config=config, output_loading_info=True)
     except UserError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds for a broken file
-        raise UserError(f"{folder}: could not be read as a world model: {str(error).splitlines()[0]}") from error
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise UserError(f"{folder}: could not be read as a world model: {reason}") from error
     wrong = sorted([*report["missing_keys"], *report["unexpected_keys"]])
     if wrong:
         raise UserError(f"{folder}: the weights do not fit config.json, first at {wrong[0]!r}")
