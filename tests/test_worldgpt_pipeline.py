@@ -1,0 +1,151 @@
+"""The pipeline: prompts and commands to frames, contexts to tokens, and checkpoints that are refused by name when they do not fit."""
+
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from world_samples import SPEED, STEERING, column_episode, column_tokenizer, random_model
+
+from conditioning.guidance import PromptSchedule
+from conditioning.steering import Commands
+from data.errors import UserError
+from data.store import EpisodeStore
+from worldgpt.pipeline import WorldGPTPipeline, load_world_model
+from worldgpt.sampling import SamplingConfig
+
+
+@pytest.fixture(scope="module")
+def pipeline(trained: Path) -> WorldGPTPipeline:
+    return WorldGPTPipeline.from_pretrained(trained, device="cpu")
+
+
+def test_a_chunk_holds_what_its_tokens_say(pipeline: WorldGPTPipeline) -> None:
+    chunk = pipeline(["night on a road", "sunny day"], 11)
+    layout = pipeline.model.layout
+    assert chunk.frames["front"].shape == (2, 11, 8, 32, 3)
+    assert chunk.frames["front"].dtype == np.uint8
+    assert (chunk.frames["front"] == pipeline.decode(layout.unpack(chunk.tokens, layout.streams[0]))).all()
+    speeds = SPEED.low + (chunk.tokens[..., layout.spans["telemetry/speed_mps"]] + 0.5) * 2
+    np.testing.assert_allclose(chunk.telemetry, speeds)
+    np.testing.assert_allclose(chunk.actions, chunk.tokens[..., layout.spans["action/steering_norm"]] - 1.0)
+
+
+def test_streamed_equals_called(pipeline: WorldGPTPipeline) -> None:
+    whole = pipeline("sunny day", 19, seed=3)
+    chunks = list(pipeline.stream(["sunny day"], 19, seed=3))
+    assert [c.tokens.shape[1] for c in chunks] == [8, 8, 3]
+    assert (np.concatenate([c.tokens for c in chunks], axis=1) == whole.tokens).all()
+    assert (np.concatenate([c.frames["front"] for c in chunks], axis=1) == whole.frames["front"]).all()
+
+
+def test_a_batch_of_prompts_equals_each_alone(pipeline: WorldGPTPipeline) -> None:
+    together = pipeline(["sunny day", "night on a road"], 6, worlds=[0, 0], guidance=1.5)
+    for i, prompt in enumerate(("sunny day", "night on a road")):
+        assert (pipeline(prompt, 6, guidance=1.5).tokens[0] == together.tokens[i]).all()
+
+
+def test_the_prompt_decides_day_or_night(pipeline: WorldGPTPipeline) -> None:
+    """Codes 7 and 8 are the lit column by day and by night, as the tokenizer's true codes say."""
+    lit = {}
+    for number, name in ((0, "night on a road"), (1, "sunny day")):
+        lit[name] = set(np.unique(pipeline.context(column_episode(number).frames)[:, :4]).tolist()) - {5}
+    assert lit["night on a road"].isdisjoint(lit["sunny day"])
+    schedule = PromptSchedule([("night on a road", 0), ("sunny day", 12)])
+    tokens = pipeline([schedule] * 16, 24, sampling=SamplingConfig(top_p=0.9)).tokens[..., :4]
+    night, day = (np.isin(tokens, list(lit[name])).any(-1) for name in ("night on a road", "sunny day"))
+    assert night[:, :12].mean() > 0.8
+    assert day[:, :12].mean() < 0.2
+    assert day[:, 16:].mean() > night[:, 16:].mean()
+
+
+def test_commands_stand_and_steer(pipeline: WorldGPTPipeline) -> None:
+    """In this world an action of +1 moves the lit column to the left, and the world model has learned it."""
+    context = pipeline.context(column_episode(1).frames, {"speed_mps": np.full(48, 3.0)}, {"steering_norm": column_episode(1).actions[:, 0]})
+    moved = {}
+    for action in (-1.0, 1.0):
+        commands = Commands(np.full((8, 1), action, np.float32), np.full((8, 1), np.nan, np.float32))
+        chunk = pipeline(["sunny day"] * 16, 8, context=context[:1], commands=commands, sampling=SamplingConfig(top_p=0.8))
+        assert (chunk.actions == action).all()
+        column = (chunk.tokens[..., :4] != 5).argmax(-1)
+        moved[action] = np.mean((column[:, 1:] - column[:, :-1]) % 4 == (-action) % 4)
+    assert min(moved.values()) > 0.7
+
+
+def test_commands_may_differ_from_world_to_world_and_end_early(pipeline: WorldGPTPipeline) -> None:
+    nan = np.float32(np.nan)
+    one = Commands(np.array([[1.0], [nan]], np.float32), np.array([[nan], [3.0]], np.float32))
+    forced = [pipeline.forced_tokens(one, frame, 2) for frame in range(3)]
+    place = pipeline.model.layout.spans["action/steering_norm"].start, pipeline.model.layout.spans["telemetry/speed_mps"].start
+    assert [(f[0, place[0]].item(), f[0, place[1]].item()) for f in forced] == [(2, -1), (-1, 1), (-1, -1)]
+    chunk = pipeline(["sunny day"] * 3, 2, commands=[None, one, None])
+    free = pipeline(["sunny day"] * 3, 2)
+    assert (chunk.tokens[[0, 2]] == free.tokens[[0, 2]]).all()
+    assert chunk.actions[1, 0, 0] == 1.0
+    assert chunk.telemetry[1, 1, 0] == 3.0
+
+
+def test_what_a_context_lacks_is_null(pipeline: WorldGPTPipeline) -> None:
+    layout, episode = pipeline.model.layout, column_episode(3)
+    tokens = pipeline.context(episode.frames, {"speed_mps": np.array([1.0, np.nan] * 24)})
+    assert tokens[:2, 4].tolist() == [0, 4]
+    assert (tokens[:, 5] == layout.null_tokens[5]).all()
+    with pytest.raises(UserError, match="context: expected frames of 8x32, got 16x32"):
+        pipeline.context({"front": np.zeros((1, 16, 32, 3), np.uint8)})
+
+
+def test_save_and_load_give_the_same_drive(pipeline: WorldGPTPipeline, tmp_path: Path) -> None:
+    pipeline.save_pretrained(tmp_path / "again")
+    again = WorldGPTPipeline.from_pretrained(tmp_path / "again", device="cpu")
+    assert (again("night on a road", 5).frames["front"] == pipeline("night on a road", 5).frames["front"]).all()
+    assert not [path.name for path in (tmp_path / "again").iterdir() if path.name.startswith(".")]
+
+
+def test_a_foreign_tokenizer_is_refused(trained: Path, column_store: EpisodeStore, tmp_path: Path) -> None:
+    shutil.copytree(trained, tmp_path / "mixed", ignore=shutil.ignore_patterns("tokenizer", "checkpoints"))
+    other = column_tokenizer(column_store)
+    with torch.no_grad():
+        next(other.parameters()).add_(0.1)
+    other.save_pretrained(tmp_path / "mixed" / "tokenizer")
+    with pytest.raises(UserError, match="mixed: the tokenizer in it is not the one that the world model was trained with"):
+        WorldGPTPipeline.from_pretrained(tmp_path / "mixed")
+
+
+def test_without_a_tokenizer_frames_cannot_be_drawn() -> None:
+    with pytest.raises(UserError, match="came without a tokenizer"):
+        WorldGPTPipeline(random_model().float(), None)("fog", 1)
+
+
+def broken_copies(trained: Path, folder: Path) -> dict[str, Path]:
+    """Checkpoints that cannot be read, by what must be said of them."""
+    cases = {"found no config.json": folder / "absent", "config.json is one of 'worldgpt_tokenizer'": trained / "tokenizer"}
+    for name, message in (("truncated", "could not be read"), ("garbage", "expected JSON"), ("unfit", "do not fit"), ("wide", "could not be read")):
+        copy = folder / name
+        copy.mkdir(parents=True)
+        for file in ("config.json", "model.safetensors"):
+            shutil.copy(trained / file, copy / file)
+        cases[f"{name}(?s:.*){message}"] = copy
+    weights = folder / "truncated" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1000])
+    (folder / "garbage" / "config.json").write_text('{"model_type": "worldgpt", ')
+    for name, change in (("unfit", {"layers": 3}), ("wide", {"mlp_width": 64})):
+        config = json.loads((trained / "config.json").read_text())
+        config["model"] = {**config["model"], **change}
+        (folder / name / "config.json").write_text(json.dumps(config))
+    return cases
+
+
+@pytest.mark.parametrize("case", range(6))
+def test_a_checkpoint_that_cannot_be_read_is_told_in_one_line(trained: Path, tmp_path: Path, case: int) -> None:
+    message, path = list(broken_copies(trained, tmp_path).items())[case]
+    with pytest.raises(UserError, match=message) as told:
+        load_world_model(path)
+    assert "\n" not in str(told.value)
+    assert str(path) in str(told.value)
+
+
+def test_the_channels_are_the_datas(pipeline: WorldGPTPipeline) -> None:
+    assert pipeline.model.telemetry.specs == (SPEED,)
+    assert pipeline.model.actions.specs == (STEERING,)

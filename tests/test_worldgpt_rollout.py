@@ -1,0 +1,150 @@
+"""Laws of the rollout: batched equals single, forced equals teacher forcing, seeds decide, guidance 1 is none, NULL never comes out."""
+
+import pytest
+import torch
+from world_samples import random_model, random_prompts, random_tokens
+
+from worldgpt.model import WorldGPT
+from worldgpt.rollout import FREE, Rollout
+from worldgpt.sampling import SamplingConfig
+
+STEPS = 7
+"""Longer than the window of 4."""
+
+
+@pytest.fixture(scope="module")
+def model() -> WorldGPT:
+    return random_model()
+
+
+def roll(
+    model: WorldGPT,
+    worlds: range | list[int],
+    *,
+    seed: int = 0,
+    guidance: float = 1.0,
+    sampling: SamplingConfig | None = None,
+    context: torch.Tensor | None = None,
+    forced: torch.Tensor | None = None,
+    prompts: torch.Tensor | None = None,
+    negative: torch.Tensor | None = None,
+    steps: int = STEPS,
+) -> torch.Tensor:
+    """(B, T, J) tokens; world w has the prompt number w unless `prompts` (B, T, P, D_text) are given."""
+    count = len(worlds)
+    if prompts is None:
+        prompts = torch.stack([random_prompts(model, seed=100 + w) for w in worlds])[:, None].expand(-1, steps, -1, -1)
+    negative = random_prompts(model, seed=99).expand(count, -1, -1) if negative is None else negative
+    rollout = Rollout(model, sampling or SamplingConfig(), seed=seed, worlds=worlds, guidance=guidance)
+    if context is not None:
+        rollout.start(context, prompts[:, 0], negative)
+    free = torch.full((count, model.layout.tokens_per_step), FREE)
+    return torch.stack([rollout.step(prompts[:, t], negative, free if forced is None else forced[:, t]) for t in range(steps)], dim=1)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize("with_context", [False, True])
+def test_a_batch_equals_its_singles(model: WorldGPT, guidance: float, with_context: bool) -> None:
+    context = random_tokens(model.layout, 3, 2) if with_context else None
+    together = roll(model, range(3), guidance=guidance, context=context)
+    for world in range(3):
+        alone = roll(model, [world], guidance=guidance, context=None if context is None else context[world : world + 1])
+        assert torch.equal(alone[0], together[world])
+    assert not torch.equal(together[0], together[1])
+
+
+def test_the_seed_decides(model: WorldGPT) -> None:
+    first = roll(model, range(2), seed=5)
+    assert torch.equal(first, roll(model, range(2), seed=5))
+    assert (first != roll(model, range(2), seed=6)).float().mean() > 0.3
+    cold = SamplingConfig(temperature=0)
+    assert torch.equal(roll(model, range(2), seed=5, sampling=cold), roll(model, range(2), seed=6, sampling=cold))
+
+
+def test_worlds_of_one_prompt_differ(model: WorldGPT) -> None:
+    prompts = random_prompts(model, seed=1).expand(2, STEPS, -1, -1)
+    worlds = roll(model, range(2), prompts=prompts)
+    assert (worlds[0] != worlds[1]).float().mean() > 0.3
+
+
+@torch.no_grad()
+def test_within_the_window_a_greedy_rollout_is_what_the_whole_model_predicts(model: WorldGPT) -> None:
+    context = random_tokens(model.layout, 2, 2)
+    tokens = roll(model, range(2), context=context, sampling=SamplingConfig(temperature=0), steps=2)
+    prompts = torch.stack([random_prompts(model, seed=100 + w) for w in range(2)])[:, None].expand(-1, 4, -1, -1)
+    hidden = model.predicting(model(torch.cat([context, tokens], dim=1), prompts))[:, 2:]
+    for token in range(model.layout.tokens_per_step):
+        assert torch.equal(model.logits(hidden[:, :, token], token).argmax(-1), tokens[:, :, token])
+
+
+def test_guidance_of_one_is_no_guidance(model: WorldGPT) -> None:
+    """Whatever the negative prompt says; and a negative prompt equal to the prompt changes nothing at any scale."""
+    plain = roll(model, range(2))
+    assert torch.equal(roll(model, range(2), negative=random_prompts(model, 2, seed=55)), plain)
+    prompts = random_prompts(model, 2, seed=7)
+    same = prompts[:, None].expand(-1, STEPS, -1, -1)
+    guided = roll(model, range(2), prompts=same, negative=prompts, guidance=3.0)
+    assert torch.equal(guided, roll(model, range(2), prompts=same))
+    assert not torch.equal(roll(model, range(2), guidance=3.0), plain)
+
+
+def test_guidance_of_zero_follows_the_negative_prompt(model: WorldGPT) -> None:
+    negative = random_prompts(model, 2, seed=8)
+    followed = roll(model, range(2), prompts=negative[:, None].expand(-1, STEPS, -1, -1))
+    assert torch.equal(roll(model, range(2), negative=negative, guidance=0.0), followed)
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_step_forced_whole_equals_teacher_forcing(model: WorldGPT, guidance: float) -> None:
+    """Steps forced from the start leave the world where a context of the same steps leaves it."""
+    context = random_tokens(model.layout, 2, 3)
+    free = torch.full((2, 3, model.layout.tokens_per_step), FREE)
+    cold = SamplingConfig(temperature=0)
+    forced = roll(model, range(2), forced=torch.cat([context, free], dim=1), guidance=guidance, sampling=cold, steps=6)
+    assert torch.equal(forced[:, :3], context)
+    assert torch.equal(forced[:, 3:], roll(model, range(2), context=context, guidance=guidance, sampling=cold, steps=3))
+
+
+@pytest.mark.parametrize("kind", ["frame", "telemetry", "action"])
+def test_forced_tokens_stand_and_are_seen(model: WorldGPT, kind: str) -> None:
+    span = model.layout.span_of_kind(kind)  # type: ignore[arg-type]
+    commands = random_tokens(model.layout, 2, STEPS)
+    forced = torch.full_like(commands, FREE)
+    forced[..., span] = commands[..., span]
+    tokens = roll(model, range(2), forced=forced)
+    assert torch.equal(tokens[..., span], commands[..., span])
+    free = roll(model, range(2))
+    assert not torch.equal(tokens, free)
+    # Forcing what would have been drawn anyway changes nothing, in one world or in all.
+    forced[..., span] = free[..., span]
+    assert torch.equal(roll(model, range(2), forced=forced), free)
+    forced[1] = FREE
+    assert torch.equal(roll(model, range(2), forced=forced), free)
+
+
+def test_null_never_comes_out(model: WorldGPT) -> None:
+    for sampling in (SamplingConfig(), SamplingConfig(temperature=5.0), SamplingConfig(temperature=0)):
+        tokens = roll(model, range(4), sampling=sampling)
+        assert tokens.min() >= 0
+        assert (tokens < torch.from_numpy(model.layout.null_tokens)).all()
+
+
+def test_a_prompt_change_acts_from_its_step_on(model: WorldGPT) -> None:
+    before, after = random_prompts(model, 2, seed=1), random_prompts(model, 2, seed=2)
+    constant = before[:, None].expand(-1, STEPS, -1, -1)
+    changing = torch.cat([constant[:, :3], after[:, None].expand(-1, STEPS - 3, -1, -1)], dim=1)
+    plain, changed = roll(model, range(2), prompts=constant), roll(model, range(2), prompts=changing)
+    assert torch.equal(changed[:, :3], plain[:, :3])
+    assert not torch.equal(changed[:, 3], plain[:, 3])
+
+
+def test_of_a_long_context_the_newest_steps_count(model: WorldGPT) -> None:
+    context = random_tokens(model.layout, 2, 9)
+    assert torch.equal(roll(model, range(2), context=context), roll(model, range(2), context=context[:, -3:]))
+    changed = context.clone()
+    changed[:, -1] = random_tokens(model.layout, 2, seed=4)
+    assert not torch.equal(roll(model, range(2), context=changed), roll(model, range(2), context=context))
+
+
+def test_a_longer_rollout_begins_like_a_shorter_one(model: WorldGPT) -> None:
+    assert torch.equal(roll(model, range(2), steps=12)[:, :5], roll(model, range(2), steps=5))
