@@ -73,9 +73,10 @@ def column_tokenizer(store: EpisodeStore) -> FrameTokenizer:
         return FrameTokenizer(config).eval()
 
 
-def train_config(store: EpisodeStore, output: Path, **changes: object) -> WorldTrainConfig:
+def train_config(output: Path, **changes: object) -> WorldTrainConfig:
+    """Six updates; for library calls, which are handed their data."""
     values = {"evaluation_windows": 16, "sample_steps": 0, "model": MODEL, "text": TEXT, "loop": LOOP, **changes}
-    return WorldTrainConfig(data=str(store.path), output=str(output), **values)  # type: ignore[arg-type]
+    return WorldTrainConfig(output=str(output), **values)  # type: ignore[arg-type]
 
 
 def random_model(
