@@ -1,6 +1,6 @@
 """What a tokenizer is built from and trained with; free of torch, so that `--help` answers quickly."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from math import log2, prod
 from typing import Literal
 
@@ -74,15 +74,15 @@ class TokenizerConfig:
 class LossConfig:
     """Weights of the terms of the reconstruction loss; pixel values run from -1 to 1. A weight of 0 leaves a term out."""
 
-    l1: float = 1.0
+    l1: float = 0.0
     """Absolute error."""
-    l2: float = 1.0
-    """Squared error: what PSNR measures; it also weighs the large errors of lost thin, bright things."""
-    gradient: float = 0.5
+    l2: float = 4.0
+    """Squared error: what PSNR measures. It learns faster than l1, which stays long at the median picture."""
+    gradient: float = 0.0
     """Absolute error of the differences between neighbouring pixels, across and down: edges."""
     ssim: float = 0.0
     """1 - SSIM."""
-    detail: float = 0.0
+    detail: float = 4.0
     """Extra weight on l1 and l2 where the true picture differs from its own blur: up to 1 + `detail` at the strongest edges."""
     adversarial: float = 0.0
     """Hinge loss against a patch discriminator that is trained alongside."""
@@ -116,5 +116,16 @@ class TokenizerTrainConfig:
 
 
 def presets() -> dict[str, TokenizerTrainConfig]:
-    """Sizes by name."""
-    return {name: TokenizerTrainConfig() for name in ("demo", "small", "base", "large", "gaia")}
+    """Sizes by name. Trials behind them: docs/experiments.md."""
+    demo = LoopConfig(steps=2000, batch_size=16, learning_rate=2e-3, weight_decay=0.0, beta2=0.95, warmup_steps=100, ema_decay=0.99)
+    small = replace(demo, steps=12000, learning_rate=1e-3, ema_decay=0.998)
+    big = replace(demo, steps=100_000, batch_size=64, learning_rate=4e-4, warmup_steps=1000, ema_decay=0.999)
+    base = TokenizerConfig(8, encoder_width=128, encoder_depth=2, decoder_width=128, decoder_depth=4)
+    gaia = TokenizerConfig(16, encoder_width=128, encoder_depth=2, decoder_width=192, decoder_depth=4, levels=(8, 8, 8, 4, 4))
+    return {
+        "demo": TokenizerTrainConfig(loop=demo),
+        "small": TokenizerTrainConfig(tokenizer=TokenizerConfig(decoder_depth=3, levels=(7, 5, 5, 5, 5)), loop=small),
+        "base": TokenizerTrainConfig(tokenizer=base, loop=big),
+        "large": TokenizerTrainConfig(tokenizer=gaia, loop=big),
+        "gaia": TokenizerTrainConfig(tokenizer=gaia, loop=replace(big, steps=200_000)),
+    }
