@@ -24,6 +24,9 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.errors import UserError
 from data.folder import is_disk_full
 
+# transformers draws a bar for every file that it reads or writes, amid ours; read when it is first imported.
+os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+
 Settings = TypeVar("Settings")
 
 

@@ -1,4 +1,4 @@
-"""Laws of the training loop on a task small enough to check by hand: resume, running mean, accumulation, bad steps, checkpoints, schedule."""
+"""Laws of the training loop on a task small enough to check by hand."""
 
 import json
 import math
@@ -18,7 +18,15 @@ from tokenizer.loop_config import LoopConfig, learning_rate_factor
 from tokenizer.training_state import RunningMean, checkpoints
 
 CONFIG = LoopConfig(
-    steps=10, batch_size=4, learning_rate=0.02, warmup_steps=2, log_every=3, evaluate_every=5, checkpoint_every=4, precision="fp32", ema_decay=0.8
+    steps=10,
+    batch_size=4,
+    learning_rate=0.02,
+    warmup_steps=2,
+    log_every=3,
+    evaluate_every=5,
+    checkpoint_every=4,
+    precision="fp32",
+    ema_decay=0.8,
 )
 
 

@@ -8,9 +8,10 @@ from world_samples import SPEED, STEERING, random_tokens
 from data.episode import ChannelSpec
 from worldgpt.layout import Layout
 
+THROTTLE = ChannelSpec("throttle_norm", "norm", -1, 1)
 LAYOUTS = {
     "one camera": Layout.build({"front": (2, 3)}, 11, (SPEED,), (STEERING,), 4),
-    "three cameras": Layout.build({"front": (2, 5), "left": (3, 2), "rear": (1, 1)}, 7, (SPEED,), (STEERING, ChannelSpec("a_norm", "norm", -1, 1)), 2),
+    "three cameras": Layout.build({"front": (2, 5), "left": (3, 2), "rear": (1, 1)}, 7, (SPEED,), (STEERING, THROTTLE), 2),
     "no channels": Layout.build({"front": (4, 8)}, 1024, (), (), 1),
     "no telemetry": Layout.build({"front": (1, 2)}, 5, (), (STEERING,), 3),
 }
@@ -64,7 +65,7 @@ def test_pieces_cut_every_range_at_the_streams(layout: Layout) -> None:
     for start in range(total):
         for stop in range(start + 1, total + 1, max(1, total // 7)):
             pieces = layout.pieces(start, stop)
-            assert [(a, b) for _, a, b in pieces][0][0] == start
+            assert pieces[0][1] == start
             assert pieces[-1][2] == stop
             for (stream, a, b), following in zip(pieces, [*pieces[1:], None], strict=True):
                 span = layout.spans[stream.name]
@@ -81,10 +82,10 @@ def test_no_two_positions_of_a_step_share_a_place(layout: Layout) -> None:
 
 def test_cameras_share_a_codebook_and_stand_side_by_side() -> None:
     layout = LAYOUTS["three cameras"]
-    assert [c.name for c in layout.codebooks] == ["frame", "speed_mps", "steering_norm", "a_norm"]
+    assert [c.name for c in layout.codebooks] == ["frame", "speed_mps", "steering_norm", "throttle_norm"]
     assert {layout.codebook(s).name for s in layout.of_kind("frame")} == {"frame"}
     start = layout.prompt_tokens
-    columns = [layout.grid_positions[start + layout.spans[s.name].start : start + layout.spans[s.name].stop, 1] for s in layout.of_kind("frame")]
+    columns = [layout.grid_positions[start:, 1][layout.spans[s.name]] for s in layout.of_kind("frame")]
     assert [(c.min(), c.max()) for c in columns] == [(0, 4), (5, 6), (7, 7)]
 
 

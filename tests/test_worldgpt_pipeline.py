@@ -74,7 +74,9 @@ def test_a_prompt_schedule_is_followed_frame_by_frame(pipeline: WorldGPTPipeline
 
 def test_commands_stand_and_steer(pipeline: WorldGPTPipeline) -> None:
     """In this world an action of +1 moves the lit column to the left, and the world model has learned it."""
-    context = pipeline.context(column_episode(1).frames, {"speed_mps": np.full(48, 3.0)}, {"steering_norm": column_episode(1).actions[:, 0]})
+    context = pipeline.context(
+        column_episode(1).frames, {"speed_mps": np.full(48, 3.0)}, {"steering_norm": column_episode(1).actions[:, 0]}
+    )
     moved = {}
     for action in (-1.0, 1.0):
         commands = Commands(np.full((4, 1), action, np.float32), np.full((4, 1), np.nan, np.float32))
@@ -132,7 +134,12 @@ def test_without_a_tokenizer_frames_cannot_be_drawn() -> None:
 def broken_copies(trained: Path, folder: Path) -> dict[str, Path]:
     """Checkpoints that cannot be read, by what must be said of them."""
     cases = {"found no config.json": folder / "absent", "config.json is one of 'worldgpt_tokenizer'": trained / "tokenizer"}
-    for name, message in (("truncated", "could not be read"), ("garbage", "expected JSON"), ("unfit", "do not fit"), ("wide", "could not be read")):
+    for name, message in (
+        ("truncated", "could not be read"),
+        ("garbage", "expected JSON"),
+        ("unfit", "do not fit"),
+        ("wide", "could not be read"),
+    ):
         copy = folder / name
         copy.mkdir(parents=True)
         for file in ("config.json", "model.safetensors"):

@@ -52,7 +52,11 @@ def test_other_channels_start_fresh_and_the_rest_comes_over(column_tokens: Token
 def test_a_channel_that_means_something_else_starts_fresh(column_tokens: TokenStore, source: WorldGPT) -> None:
     (speed,) = column_tokens.info.telemetry
     model, line = fine_tuned(with_channels(column_tokens, telemetry=(replace(speed, high=80.0),)), source)
-    assert sorted(line.split("fresh: ")[1].split(", ")) == ["heads.speed_mps.weight", "hint_in.speed_mps.weight", "token_in.speed_mps.weight"]
+    assert sorted(line.split("fresh: ")[1].split(", ")) == [
+        "heads.speed_mps.weight",
+        "hint_in.speed_mps.weight",
+        "token_in.speed_mps.weight",
+    ]
     assert not torch.equal(model.token_in["speed_mps"].weight, source.token_in["speed_mps"].weight)
 
 
