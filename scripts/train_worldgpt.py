@@ -1,6 +1,7 @@
 """Train the world model: `python scripts/train_worldgpt.py`, after scripts/train_tokenizer.py."""
 
 from pathlib import Path
+from typing import Any, cast
 
 import cli
 from defaults import default_preset, ensure_data
@@ -30,7 +31,7 @@ def main() -> None:
     try:
         with processes.main_process_first():
             cache = Path(config.data) / "cache" / f"tokens-{tokenizer.content_hash() if tokenizer else 'codes'}"
-            tokens = encode_store(store, tokenizer, cache, device=processes.device)
+            tokens = encode_store(store, tokenizer, cache, device=cast(Any, processes.device))
         train_worldgpt(config, tokens, tokenizer, output)
     finally:
         remove_if_unused(output)

@@ -150,8 +150,28 @@ def script(*arguments: object, folder: Path) -> subprocess.CompletedProcess[str]
     return subprocess.run(command, cwd=folder, capture_output=True, text=True, check=False)
 
 
-SMALL = ("--loop.steps", 3, "--loop.warmup-steps", 1, "--loop.batch-size", 2, "--evaluation-windows", 4, "--model.width", 16, "--model.heads", 2,
-         "--model.layers", 1, "--model.mlp-width", 16, "--model.context-steps", 3, "--sample-steps", 2)  # fmt: skip
+SMALL = [
+    "--loop.steps",
+    "3",
+    "--loop.warmup-steps",
+    "1",
+    "--loop.batch-size",
+    "2",
+    "--evaluation-windows",
+    "4",
+    "--sample-steps",
+    "2",
+    "--model.width",
+    "16",
+    "--model.heads",
+    "2",
+    "--model.layers",
+    "1",
+    "--model.mlp-width",
+    "16",
+    "--model.context-steps",
+    "3",
+]
 
 
 def test_the_script_trains_from_data_and_tokenizer(column_store: EpisodeStore, tmp_path: Path) -> None:

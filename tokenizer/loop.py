@@ -12,7 +12,7 @@ from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import numpy as np
 import torch
@@ -29,7 +29,8 @@ BAD_STEPS_IN_A_ROW = 3
 class Task(Protocol):
     """What is trained: the loop owns updates and checkpoints, the task owns data, loss and figures."""
 
-    model: nn.Module
+    @property
+    def model(self) -> nn.Module: ...
 
     def batch(self, step: int, micro: int) -> Mapping[str, Tensor]:
         """The micro-batch `micro` of update `step`: a pure function of the two and the seed."""
@@ -94,7 +95,7 @@ class _Loop:
 
         self.task, self.config, self.output = task, config, output
         output.mkdir(parents=True, exist_ok=True)
-        device = PartialState().device  # an Accelerator fixes its precision for the whole process
+        device = cast(torch.device, PartialState().device)  # an Accelerator fixes its precision for the whole process
         bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(device))
         self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
         self.model = task.model.to(self.accelerator.device)
@@ -136,9 +137,9 @@ class _Loop:
             self.accelerator.backward(loss / len(batches))
             for name, value in {"loss": loss.detach(), **named}.items():
                 parts[name] = parts.get(name, 0.0) + value.float() / len(batches)
-        norm = self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)
-        self._apply(float(norm), float(parts["loss"]))
-        return {name: float(value) for name, value in parts.items()}, float(norm)
+        norm = float(cast(Tensor, self.accelerator.clip_grad_norm_(self.model.parameters(), config.gradient_clip)))
+        self._apply(norm, float(parts["loss"]))
+        return {name: float(value) for name, value in parts.items()}, norm
 
     def _apply(self, norm: float, loss: float) -> None:
         if math.isfinite(norm) and math.isfinite(loss):

@@ -5,6 +5,7 @@ import os
 import re
 import shutil
 from pathlib import Path
+from typing import Any, cast
 
 import torch
 from safetensors import SafetensorError
@@ -26,7 +27,7 @@ class RunningMean:
     @torch.no_grad()
     def update(self, model: nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
-        torch._foreach_lerp_(list(self.values.values()), [p.detach().float() for p in model.parameters()], 1 - decay)
+        cast(Any, torch)._foreach_lerp_(list(self.values.values()), [p.detach().float() for p in model.parameters()], 1 - decay)
 
     @torch.no_grad()
     def swap(self, model: nn.Module) -> None:

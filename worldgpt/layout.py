@@ -101,10 +101,10 @@ class Layout:
     def codebook(self, stream: Stream) -> Codebook:
         return next(c for c in self.codebooks if c.name == stream.codebook)
 
-    def of_kind(self, kind: Kind) -> tuple[Stream, ...]:
+    def of_kind(self, kind: str) -> tuple[Stream, ...]:
         return tuple(s for s in self.streams if s.kind == kind)
 
-    def span_of_kind(self, kind: Kind) -> slice:
+    def span_of_kind(self, kind: str) -> slice:
         """Places of all streams of a kind; they stand next to one another."""
         spans = [self.spans[s.name] for s in self.of_kind(kind)]
         return slice(spans[0].start, spans[-1].stop) if spans else slice(0, 0)

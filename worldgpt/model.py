@@ -9,7 +9,7 @@ Axes: B worlds, T steps, P prompt positions, J tokens a step, S = P + J, D width
 
 import hashlib
 from dataclasses import asdict
-from typing import Any
+from typing import Any, cast
 
 import torch
 from einops import rearrange, repeat
@@ -130,7 +130,7 @@ class WorldGPT(PreTrainedModel):
         elif module is self:
             nn.init.normal_(self.prompt_place, std=scale)
         elif hasattr(module, "reset_parameters"):
-            module.reset_parameters()
+            cast(Any, module).reset_parameters()
 
     def content_hash(self) -> str:
         """16 hex digits that change with any weight."""

@@ -6,7 +6,7 @@ Axes: B worlds, T steps, H W pixels, J tokens a step, M telemetry channels, A ac
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -57,10 +57,10 @@ class WorldGPTPipeline:
         """
         folder = Path(folder)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model = load_world_model(folder).to(device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32))
+        model = cast(Any, load_world_model(folder)).to(device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32))
         if not (folder / "tokenizer").is_dir():
             return cls(model, None)
-        tokenizer = load_tokenizer(folder / "tokenizer").to(device)
+        tokenizer = cast(Any, load_tokenizer(folder / "tokenizer")).to(device)
         if tokenizer.content_hash() != model.config.tokenizer_hash:
             raise UserError(f"{folder}: the tokenizer in it is not the one that the world model was trained with")
         return cls(model, tokenizer)
@@ -220,7 +220,7 @@ def load_world_model(folder: Path) -> WorldGPT:
         raise UserError(f"{folder}: expected a world model checkpoint, config.json is one of {kind or 'something else'!r}")
     try:
         config = WorldGPTConfig.from_pretrained(folder)
-        model, report = WorldGPT.from_pretrained(folder, config=config, output_loading_info=True)
+        model, report = cast(Any, WorldGPT.from_pretrained(folder, config=config, output_loading_info=True))
     except UserError:
         raise
     except Exception as error:  # transformers and safetensors raise many kinds for a broken file

@@ -160,11 +160,11 @@ def encode_store(store: Any, tokenizer: Any, folder: Path, *, device: torch.devi
 def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path, device: torch.device, batch_size: int) -> TokenStoreInfo:
     """Write the arrays of every split; a step's numbers sit in memory, its frames do not."""
     manifest = store.manifest
-    if tokenizer is None:
-        grids, size, codebook_size = dict(manifest.signals.code_grids), (0, 0), 0
-    else:
-        size = manifest.size
-        grids, codebook_size = dict.fromkeys(manifest.cameras, tokenizer.grid(*size)), tokenizer.codebook_size
+    grids: dict[str, tuple[int, int]] = dict(manifest.signals.code_grids)
+    size, codebook_size = (0, 0), 0
+    if tokenizer is not None:
+        size, codebook_size = manifest.size, tokenizer.codebook_size
+        grids = {camera: tokenizer.grid(*size) for camera in manifest.cameras}
         tokenizer = tokenizer.to(device).eval()
     drives: list[TokenDrive] = []
     for split in manifest.splits:
@@ -177,10 +177,7 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
                 for start in range(0, record.steps, CHUNK_STEPS):
                     episode = store.read(record.drive_id, start, min(start + CHUNK_STEPS, record.steps))
                     codes.append(_codes(episode, manifest.cameras, tokenizer, device, batch_size))
-                    values = [
-                        v for v, c in ((episode.telemetry, episode.telemetry_channels), (episode.actions, episode.action_channels)) if c
-                    ]
-                    channels.append(np.concatenate([np.zeros((episode.steps, 0), np.float32), *values], axis=1))
+                    channels.append(_channels(episode))
                     bar.advance(episode.steps)
         whole = np.concatenate(codes)
         if tokenizer is None:
@@ -190,6 +187,12 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
     return TokenStoreInfo(
         grids, codebook_size, tokenizer_hash, store.hash, size, manifest.fps, manifest.telemetry, manifest.actions, tuple(drives)
     )
+
+
+def _channels(episode: Episode) -> np.ndarray:
+    """(T, M + A) float32 in physical units."""
+    given = ((episode.telemetry, episode.telemetry_channels), (episode.actions, episode.action_channels))
+    return np.concatenate([np.zeros((episode.steps, 0), np.float32), *(values for values, channels in given if channels)], axis=1)
 
 
 def _codes(episode: Episode, cameras: Iterable[str], tokenizer: Any, device: torch.device, batch_size: int) -> np.ndarray:
