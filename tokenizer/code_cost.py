@@ -8,13 +8,14 @@ Axes: N frames, h w code grid, P positions, S seen codes, V codebook size.
 
 import numpy as np
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from data.store import EpisodeStore
 from tokenizer.frames import HeldOut, held_out_frames
 from tokenizer.model import FrameTokenizer
-from tokenizer.report import reconstruct
+from tokenizer.report import encode
 
 _BEFORE = [(1, dr, dc) for dr in (-1, 0, 1) for dc in (-1, 0, 1)] + [(2, 0, 0)]
 _NOW = [(0, 0, -1), (0, -1, -1), (0, -1, 0), (0, -1, 1)]
@@ -23,19 +24,21 @@ SEEN = tuple(_BEFORE + _NOW)
 
 
 class CodePredictor(nn.Module):
-    """One embedding table for each seen place, summed into a two-layer perceptron, and a learned vector for each place of the grid."""
+    """A three-layer perceptron on the embeddings of the seen codes. Its output is compared with the same embeddings, so that it learns
+    to copy all codes at once and not each by itself."""
 
-    def __init__(self, vocabulary: int, places: int, width: int = 192) -> None:
+    def __init__(self, vocabulary: int, places: int, width: int = 256, code_width: int = 64) -> None:
         super().__init__()
-        self.seen = nn.EmbeddingBag(len(SEEN) * (vocabulary + 1), width, mode="sum")
+        self.code = nn.Embedding(vocabulary + 1, code_width)
         self.place = nn.Embedding(places, width)
-        self.layers = nn.Sequential(nn.LayerNorm(width), nn.Linear(width, 2 * width), nn.GELU(), nn.Linear(2 * width, width))
-        self.head = nn.Linear(width, vocabulary)
-        self.register_buffer("offsets", torch.arange(len(SEEN)) * (vocabulary + 1))
+        self.first = nn.Linear(len(SEEN) * code_width, width)
+        self.layers = nn.Sequential(nn.GELU(), nn.Linear(width, width), nn.GELU(), nn.Linear(width, code_width))
+        self.bias = nn.Parameter(torch.zeros(vocabulary))
+        nn.init.normal_(self.code.weight, std=code_width**-0.5)
 
     def forward(self, seen: Tensor, place: Tensor) -> Tensor:  # (P, S), (P,) -> logits (P, V)
-        x = self.seen(seen + self.get_buffer("offsets")) + self.place(place)
-        return self.head(x + self.layers(x))
+        x = self.first(rearrange(self.code(seen), "p s d -> p (s d)")) + self.place(place)
+        return self.layers(x) @ self.code.weight[:-1].T * self.code.embedding_dim**0.5 + self.bias
 
 
 def code_cost_bits(tokenizer: FrameTokenizer, store: EpisodeStore, *, frames: int = 4096, steps: int = 400, seed: int = 0) -> float:
@@ -70,7 +73,7 @@ def _parts(*tensors: Tensor, size: int = 8192) -> list[tuple[Tensor, ...]]:
 
 def _examples(tokenizer: FrameTokenizer, clips: HeldOut) -> tuple[Tensor, Tensor, Tensor, int]:
     """What is seen (P, S), the place (P,), the code to tell (P,), and places a frame, for every frame with two before it."""
-    codes = reconstruct(tokenizer, clips.frames)[1]
+    codes = encode(tokenizer, clips.frames)
     outside = tokenizer.codebook_size
     padded = np.pad(codes, ((0, 0), (1, 1), (1, 1)), constant_values=outside)
     height, width = codes.shape[1:]

@@ -49,15 +49,17 @@ def measure(tokenizer: FrameTokenizer, store: EpisodeStore, held_out: HeldOut) -
     }
 
 
-@torch.no_grad()
+def encode(tokenizer: FrameTokenizer, frames: np.ndarray) -> np.ndarray:
+    """Codes (N, h, w) int64 of frames (N, H, W, 3) uint8, a chunk at a time."""
+    chunks = (torch.from_numpy(frames[start : start + CHUNK]).to(tokenizer.device) for start in range(0, len(frames), CHUNK))
+    return np.concatenate([tokenizer.encode(chunk).cpu().numpy() for chunk in chunks])
+
+
 def reconstruct(tokenizer: FrameTokenizer, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Frames (N, H, W, 3) uint8 there and back, and their codes (N, h, w)."""
-    made, codes = [], []
-    for start in range(0, len(frames), CHUNK):
-        chunk = tokenizer.encode(torch.from_numpy(frames[start : start + CHUNK]).to(tokenizer.device))
-        codes.append(chunk.cpu().numpy())
-        made.append(tokenizer.decode(chunk).cpu().numpy())
-    return np.concatenate(made), np.concatenate(codes)
+    codes = encode(tokenizer, frames)
+    chunks = (torch.from_numpy(codes[start : start + CHUNK]).to(tokenizer.device) for start in range(0, len(codes), CHUNK))
+    return np.concatenate([tokenizer.decode(chunk).cpu().numpy() for chunk in chunks]), codes
 
 
 def figures(held_out: HeldOut, made: np.ndarray, codes: np.ndarray, codebook_size: int) -> dict[str, float]:
