@@ -26,7 +26,8 @@ def reader(column_tokens: TokenStore, layout: Layout) -> WindowReader:
 
 
 def many(layout: Layout, batch: int = 400) -> Windows:
-    return Windows(random_tokens(layout, batch, 5).numpy(), [["rain"] * 5 for _ in range(batch)])
+    tokens = random_tokens(layout, batch, 6).numpy()
+    return Windows(tokens[:, 1:], [["rain"] * 5 for _ in range(batch)], tokens[:, 0])
 
 
 def test_a_window_is_five_rows_of_one_drive(column_tokens: TokenStore, reader: WindowReader, layout: Layout) -> None:
@@ -62,9 +63,10 @@ def test_spaced_windows_are_the_same_each_time_and_reach_both_ends(reader: Windo
 def test_corruption_leaves_the_truth_alone_and_keeps_its_share(layout: Layout) -> None:
     windows = many(layout)
     before, captions = windows.tokens.copy(), [list(row) for row in windows.captions]
-    inputs, said = corrupt(windows, layout, 0.4, NONE, np.random.default_rng(0))
+    given = corrupt(windows, layout, 0.4, NONE, np.random.default_rng(0))
+    inputs = given.tokens
     assert (windows.tokens == before).all()
-    assert windows.captions == captions == said
+    assert windows.captions == captions == given.captions
     frames = layout.span_of_kind("frame")
     changed = inputs[..., frames] != before[..., frames]
     kept_by_chance = 1 / 15
@@ -73,14 +75,29 @@ def test_corruption_leaves_the_truth_alone_and_keeps_its_share(layout: Layout) -
     assert shares.min() < 0.03
     assert 0.35 < shares.max() < 0.75
     assert (inputs[..., frames.stop :] == before[..., frames.stop :]).all()
-    assert (corrupt(windows, layout, 0.0, NONE, np.random.default_rng(0))[0] == before).all()
+    assert (corrupt(windows, layout, 0.0, NONE, np.random.default_rng(0)).tokens == before).all()
+
+
+def test_the_step_before_is_true_missing_at_a_drive_begin_and_sometimes_forgotten(column_tokens) -> None:
+    info = column_tokens.info
+    layout = Layout.build(info.grids, info.codebook_size, info.telemetry, info.actions, prompt_tokens=2)
+    reader = WindowReader(column_tokens, "train", layout, 5)
+    windows = reader.read(reader.starts, None)
+    begins = np.isin(reader.starts, [drive.first for drive in reader.drives])
+    assert begins.any()
+    assert (windows.before[begins] == layout.null_tokens).all()
+    assert (windows.before[~begins] == reader.tokens(reader.starts[~begins] - 1)).all()
+    given = corrupt(many(layout), layout, 0.0, NONE, np.random.default_rng(0)).before
+    forgotten = (given == layout.null_tokens).all(1)
+    assert forgotten.mean() == pytest.approx(0.25, abs=0.06)
+    assert (given[~forgotten] == many(layout).before[~forgotten]).all()
 
 
 def test_exchanged_codes_are_codes_that_occur(layout: Layout) -> None:
     frames = layout.span_of_kind("frame")
     windows = many(layout)
     windows.tokens[..., frames] = 3 + windows.tokens[..., frames] % 2
-    inputs, _ = corrupt(windows, layout, 1.0, NONE, np.random.default_rng(0))
+    inputs = corrupt(windows, layout, 1.0, NONE, np.random.default_rng(0)).tokens
     assert set(np.unique(inputs[..., frames])) == {3, 4}
 
 
@@ -88,7 +105,7 @@ def test_exchanged_codes_are_codes_that_occur(layout: Layout) -> None:
 def test_dropout_hides_whole_windows_of_one_kind(layout: Layout, kind: str) -> None:
     windows, name = many(layout), {"telemetry": "telemetry", "action": "actions"}[kind]
     dropout = DropoutConfig(**{**vars(NONE), name: 0.3})
-    inputs, _ = corrupt(windows, layout, 0.0, dropout, np.random.default_rng(0))
+    inputs = corrupt(windows, layout, 0.0, dropout, np.random.default_rng(0)).tokens
     span = layout.span_of_kind(kind)  # type: ignore[arg-type]
     hidden = inputs[..., span] == layout.null_tokens[span]
     assert (hidden.all((1, 2)) | ~hidden.any((1, 2))).all()
@@ -100,7 +117,8 @@ def test_dropout_hides_whole_windows_of_one_kind(layout: Layout, kind: str) -> N
 
 def test_dropout_silences_whole_windows_and_each_kind_by_itself(layout: Layout) -> None:
     windows = many(layout)
-    inputs, captions = corrupt(windows, layout, 0.0, DropoutConfig(0.3, 0.3, 0.3), np.random.default_rng(0))
+    given = corrupt(windows, layout, 0.0, DropoutConfig(0.3, 0.3, 0.3), np.random.default_rng(0))
+    inputs, captions = given.tokens, given.captions
     silent = np.array([row == [""] * 5 for row in captions])
     assert all(row == ["rain"] * 5 for row, quiet in zip(captions, silent, strict=True) if not quiet)
     assert silent.mean() == pytest.approx(0.3, abs=0.06)
@@ -114,7 +132,7 @@ def test_a_batch_holds_each_prompt_once() -> None:
     model = random_model()
     tokens = random_tokens(model.layout, 2, 3).numpy()
     captions = [["fog", "fog", "rain"], ["rain", "", "fog"]]
-    batch = model_batch(tokens, tokens, captions, model.text)
+    batch = model_batch(Windows(tokens, captions, tokens[:, 0]), tokens, model.text)
     assert len(batch["pieces"]) == 3
     with torch.no_grad():
         gathered = model.text(batch["pieces"])[batch["prompt"]]

@@ -164,11 +164,11 @@ class WorldGPT(PreTrainedModel):
             return x
         return x + F.pad(self._tokens_in(self.hint_in, hinted, start + 1), (0, 0, 0, x.shape[-2] - hinted.shape[-1]))
 
-    def embed(self, tokens: Tensor, prompts: Tensor, first: Tensor | None = None) -> Tensor:
-        """Whole steps: tokens (B, T, J), prompts (B, T, P, D_text) -> (B, T, S, D). `first` (B, J): the step before, else NULL."""
-        if first is None:
-            first = repeat(self.null_tokens(tokens.device), "j -> b j", b=len(tokens))
-        previous = torch.cat([first[:, None], tokens[:, :-1]], dim=1)
+    def embed(self, tokens: Tensor, prompts: Tensor, before: Tensor | None = None) -> Tensor:
+        """Whole steps: tokens (B, T, J), prompts (B, T, P, D_text) -> (B, T, S, D). `before` (B, J): the step before, else NULL."""
+        if before is None:
+            before = repeat(self.null_tokens(tokens.device), "j -> b j", b=len(tokens))
+        previous = torch.cat([before[:, None], tokens[:, :-1]], dim=1)
         return torch.cat([self.embed_prompt(prompts, previous), self.embed_tokens(tokens, previous, 0)], dim=2)
 
     def null_tokens(self, device: torch.device) -> Tensor:
@@ -184,10 +184,13 @@ class WorldGPT(PreTrainedModel):
 
     # -- forward ------------------------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: Tensor, prompts: Tensor, times: Tensor | None = None) -> Tensor:
-        """Hidden states (B, T, S, D) of windows: tokens (B, T, J), prompts (B, T, P, D_text), times (T,) where steps have gaps."""
+    def forward(self, tokens: Tensor, prompts: Tensor, before: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+        """Hidden states (B, T, S, D) of windows: tokens (B, T, J), prompts (B, T, P, D_text).
+
+        `before` (B, J) is the step before the window (default: none, NULL); `times` (T,) are given where steps have gaps.
+        """
         steps = tokens.shape[1]
-        x = rearrange(self.embed(tokens, prompts), "b t s d -> b (t s) d")
+        x = rearrange(self.embed(tokens, prompts, before), "b t s d -> b (t s) d")
         by = self.rotation_at(torch.arange(steps, device=tokens.device) if times is None else times)
         for block in self.blocks:
             checkpointed = self.activation_checkpointing and self.training
@@ -220,10 +223,10 @@ class WorldGPT(PreTrainedModel):
         cache.advance(x.shape[1])
         return rms_norm(x)
 
-    def prefill(self, tokens: Tensor, prompts: Tensor, cache: RingCache) -> None:
+    def prefill(self, tokens: Tensor, prompts: Tensor, cache: RingCache, before: Tensor | None = None) -> None:
         """Put context steps (B, T, J) with prompts (B, T, P, D_text) into an empty cache in one forward pass."""
         by = cache.begin(tokens.shape[1])
-        self.extend(rearrange(self.embed(tokens, prompts), "b t s d -> b (t s) d"), by, cache)
+        self.extend(rearrange(self.embed(tokens, prompts, before), "b t s d -> b (t s) d"), by, cache)
 
 
 AutoConfig.register("worldgpt", WorldGPTConfig)

@@ -44,10 +44,12 @@ class Rollout:
     @torch.inference_mode()
     def start(self, context: Tensor, prompts: Tensor, negative: Tensor) -> None:
         """Read context steps (B, T, J), the last ones that the window can hold; prompts and negative (B, P, D_text)."""
-        context = context[:, -(self.cache.window_steps - 1) :].to(self.device)
-        branches = self._branches(prompts, negative)[:, None].expand(-1, context.shape[1], -1, -1)
-        self.model.prefill(context.repeat(self.branches, 1, 1), branches, self.cache)
-        self.previous = context[:, -1]
+        held = self.cache.window_steps - 1
+        context = context.to(self.device).repeat(self.branches, 1, 1)
+        before = context[:, -held - 1] if context.shape[1] > held else None
+        branches = self._branches(prompts, negative)[:, None].expand(-1, min(held, context.shape[1]), -1, -1)
+        self.model.prefill(context[:, -held:], branches, self.cache, before)
+        self.previous = context[: len(self.worlds), -1]
 
     @torch.inference_mode()
     def step(self, prompts: Tensor, negative: Tensor, forced: Tensor) -> Tensor:

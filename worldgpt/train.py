@@ -43,8 +43,8 @@ class WorldTask:
     def batch(self, step: int, micro: int) -> Mapping[str, Tensor]:
         rng = keyed_rng(self.config.loop.seed, step, micro)
         windows = self.training.random(self.config.loop.batch_size, rng)
-        inputs, captions = corrupt(windows, self.model.layout, self.config.history_corruption, self.config.dropout, rng)
-        return model_batch(inputs, windows.tokens, captions, self.model.text)
+        inputs = corrupt(windows, self.model.layout, self.config.history_corruption, self.config.dropout, rng)
+        return model_batch(inputs, windows.tokens, self.model.text)
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         loss, parts = total_loss(self.model, batch_nats(self.model, dict(batch)), self.config.channel_weight)

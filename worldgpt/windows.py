@@ -16,6 +16,9 @@ from conditioning.guidance import DropoutConfig
 from worldgpt.layout import Layout
 from worldgpt.token_store import TokenStore, drive_of, window_captions
 
+FORGOTTEN = 0.25
+"""Share of training windows without a step before: as a rollout begins. The rest begin as a rolling window does, with a past."""
+
 
 @dataclass(frozen=True)
 class Windows:
@@ -25,6 +28,11 @@ class Windows:
     """(B, T, J) int64."""
     captions: list[list[str]]
     """B lists of T captions; "" where nothing is said."""
+    before: np.ndarray
+    """(B, J) int64: the step before each window, the first hint; NULL where a drive begins."""
+
+    def __getitem__(self, rows: slice) -> "Windows":
+        return Windows(self.tokens[rows], self.captions[rows], self.before[rows])
 
 
 class WindowReader:
@@ -47,12 +55,13 @@ class WindowReader:
 
     def read(self, rows: np.ndarray, rng: np.random.Generator | None) -> Windows:
         """The windows that begin at `rows` of the split; captions are drawn with `rng`."""
-        index = rows[:, None] + np.arange(self.steps)
-        captions = []
-        for row in rows:
-            drive = drive_of(self.drives, int(row))
-            captions.append(window_captions(drive, int(row) - drive.first, self.steps, rng))
-        return Windows(self.tokens(index), captions)
+        captions, begins = [], np.zeros(len(rows), bool)
+        for i, row in enumerate(rows.tolist()):
+            drive = drive_of(self.drives, row)
+            captions.append(window_captions(drive, row - drive.first, self.steps, rng))
+            begins[i] = row == drive.first
+        before = np.where(begins[:, None], self.layout.null_tokens, self.tokens(np.maximum(rows - 1, 0)))
+        return Windows(self.tokens(rows[:, None] + np.arange(self.steps)), captions, before)
 
     def tokens(self, index: np.ndarray) -> np.ndarray:
         """(..., J) int64 of the rows `index` (...): codes as stored, channels as bins."""
@@ -61,33 +70,33 @@ class WindowReader:
         return np.concatenate([codes, channels], axis=-1)
 
 
-def corrupt(
-    windows: Windows, layout: Layout, history_corruption: float, dropout: DropoutConfig, rng: np.random.Generator
-) -> tuple[np.ndarray, list[list[str]]]:
-    """What goes into the model in training: tokens (B, T, J) with codes exchanged and channels dropped, and captions dropped.
+def corrupt(windows: Windows, layout: Layout, history_corruption: float, dropout: DropoutConfig, rng: np.random.Generator) -> Windows:
+    """What goes into the model in training: codes exchanged, channels and captions dropped, the step before sometimes forgotten.
 
     Exchanged codes come from other places of the same batch, so they are codes that occur. The targets stay as they are.
     """
-    tokens, batch = windows.tokens.copy(), len(windows.tokens)
-    span = slice(0, layout.span_of_kind("frame").stop)
-    frames = tokens[..., span]
+    steps = np.concatenate([windows.before[:, None], windows.tokens], axis=1)  # (B, 1 + T, J)
+    batch, span = len(steps), layout.span_of_kind("frame")
+    frames = steps[..., span]
     share = rng.random((batch, 1, 1)) * history_corruption
-    other = rng.choice(frames.reshape(-1), size=frames.shape)
-    tokens[..., span] = np.where(rng.random(frames.shape) < share, other, frames)
+    other = rng.choice(windows.tokens[..., span].reshape(-1), size=frames.shape)
+    exchanged = (rng.random(frames.shape) < share) & (frames != layout.null_tokens[span])
+    steps[..., span] = np.where(exchanged, other, frames)
     for kind, probability in (("telemetry", dropout.telemetry), ("action", dropout.actions)):
         span, dropped = layout.span_of_kind(kind), rng.random(batch) < probability
-        tokens[dropped, :, span] = layout.null_tokens[span]
-    silent = rng.random(batch) < dropout.text
+        steps[dropped, :, span] = layout.null_tokens[span]
+    silent, forgotten = rng.random(batch) < dropout.text, rng.random(batch) < FORGOTTEN
     captions = [[""] * len(row) if silent[i] else row for i, row in enumerate(windows.captions)]
-    return tokens, captions
+    return Windows(steps[:, 1:], captions, np.where(forgotten[:, None], layout.null_tokens, steps[:, 0]))
 
 
-def model_batch(inputs: np.ndarray, targets: np.ndarray, captions: list[list[str]], text: Any) -> dict[str, Tensor]:
-    """Tensors of a batch: inputs, targets (B, T, J), pieces (U, L) of the distinct prompts, prompt (B, T) their index."""
-    distinct = {caption: i for i, caption in enumerate(dict.fromkeys(c for row in captions for c in row))}
-    index = torch.tensor([[distinct[c] for c in row] for row in captions])
+def model_batch(inputs: Windows, targets: np.ndarray, text: Any) -> dict[str, Tensor]:
+    """Tensors of a batch: inputs, targets (B, T, J), before (B, J), pieces (U, L) of the distinct prompts, prompt (B, T) their index."""
+    distinct = {caption: i for i, caption in enumerate(dict.fromkeys(c for row in inputs.captions for c in row))}
+    index = torch.tensor([[distinct[c] for c in row] for row in inputs.captions])
     return {
-        "inputs": torch.from_numpy(inputs),
+        "inputs": torch.from_numpy(inputs.tokens),
+        "before": torch.from_numpy(inputs.before),
         "targets": torch.from_numpy(targets),
         "pieces": text.tokenize(list(distinct)),
         "prompt": index,

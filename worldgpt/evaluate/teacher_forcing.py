@@ -4,6 +4,7 @@ The first step of a window has no past and is left out of every figure here, for
 """
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import numpy as np
 import torch
@@ -15,12 +16,12 @@ from worldgpt.model import WorldGPT
 from worldgpt.windows import Windows, model_batch
 
 
-def window_nats(model: WorldGPT, inputs: np.ndarray, targets: np.ndarray, captions: list[list[str]], batch_size: int) -> np.ndarray:
+def window_nats(model: WorldGPT, inputs: Windows, targets: np.ndarray, batch_size: int) -> np.ndarray:
     """(B, T, J) float32 nats of every token of windows, teacher-forced."""
     parts = []
-    for i in range(0, len(inputs), batch_size):
+    for i in range(0, len(targets), batch_size):
         chosen = slice(i, i + batch_size)
-        batch = model_batch(inputs[chosen], targets[chosen], captions[chosen], model.text)
+        batch = model_batch(inputs[chosen], targets[chosen], model.text)
         parts.append(torch.cat(list(batch_nats(model, batch).values()), dim=-1).float().cpu().numpy())
     return np.concatenate(parts)
 
@@ -29,7 +30,7 @@ def batch_nats(model: WorldGPT, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """{stream: (B, T, n)} nats of one batch as `windows.model_batch` makes it."""
     batch = {name: value.to(model.device) for name, value in batch.items()}
     prompts = model.text(batch["pieces"])[batch["prompt"]]  # (B, T, P, D_text)
-    return token_nats(model, model(batch["inputs"], prompts), batch["targets"])
+    return token_nats(model, model(batch["inputs"], prompts, batch["before"]), batch["targets"])
 
 
 @torch.no_grad()
@@ -37,13 +38,13 @@ def teacher_forcing(model: WorldGPT, windows: Windows, batch_size: int) -> dict[
     """Nats/token of frames (all, and those codes that changed since the last step), telemetry and actions; bits/frame;
     and the frames' nats with each window's actions exchanged for another's."""
     layout, tokens = model.layout, windows.tokens
-    nats = window_nats(model, tokens, tokens, windows.captions, batch_size)[:, 1:]
+    nats = window_nats(model, windows, tokens, batch_size)[:, 1:]
     figures = by_kind(nats, tokens, model)
     if layout.of_kind("action"):
         span = layout.span_of_kind("action")
         shuffled = tokens.copy()
         shuffled[..., span] = np.roll(tokens[..., span], max(1, len(tokens) // 2), axis=0)
-        other = window_nats(model, shuffled, tokens, windows.captions, batch_size)[:, 1:]
+        other = window_nats(model, replace(windows, tokens=shuffled), tokens, batch_size)[:, 1:]
         figures["frame_nats_shuffled_actions"] = by_kind(other, tokens, model)["frame_nats"]
     return figures
 
