@@ -26,7 +26,7 @@ class TokenizerConfig:
     """Residual blocks of the decoder on each grid."""
     quantizer: Literal["fsq", "vq"] = "fsq"
     """'fsq' rounds each of a few numbers to its levels (stable codes, nothing to collapse); 'vq' learns a codebook of vectors."""
-    levels: tuple[int, ...] = (8, 5, 5, 5)
+    levels: tuple[int, ...] = (4, 4, 4, 4, 4)
     """FSQ: levels of each number, each at least 3; the codebook's size is their product."""
     codebook_size: int = 1024
     """VQ: number of vectors in the codebook."""
@@ -118,13 +118,13 @@ class TokenizerTrainConfig:
 def presets() -> dict[str, TokenizerTrainConfig]:
     """Sizes by name. Trials behind them: docs/experiments.md."""
     demo = LoopConfig(steps=2000, batch_size=16, learning_rate=2e-3, weight_decay=0.0, beta2=0.95, warmup_steps=100, ema_decay=0.99)
-    small = replace(demo, steps=12000, learning_rate=1e-3, ema_decay=0.998)
+    small = replace(demo, steps=14000, learning_rate=1e-3, ema_decay=0.998)
     big = replace(demo, steps=100_000, batch_size=64, learning_rate=4e-4, warmup_steps=1000, ema_decay=0.999)
     base = TokenizerConfig(8, encoder_width=128, encoder_depth=2, decoder_width=128, decoder_depth=4)
     gaia = TokenizerConfig(16, encoder_width=128, encoder_depth=2, decoder_width=192, decoder_depth=4, levels=(8, 8, 8, 4, 4))
     return {
         "demo": TokenizerTrainConfig(loop=demo),
-        "small": TokenizerTrainConfig(tokenizer=TokenizerConfig(decoder_depth=3, levels=(7, 5, 5, 5, 5)), loop=small),
+        "small": TokenizerTrainConfig(tokenizer=TokenizerConfig(decoder_depth=3, levels=(4, 4, 4, 4, 4, 4)), loop=small),
         "base": TokenizerTrainConfig(tokenizer=base, loop=big),
         "large": TokenizerTrainConfig(tokenizer=gaia, loop=big),
         "gaia": TokenizerTrainConfig(tokenizer=gaia, loop=replace(big, steps=200_000)),

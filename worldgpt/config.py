@@ -75,7 +75,7 @@ def presets() -> dict[str, WorldTrainConfig]:
     | small | 20 M  | 12 x 136  | 4 GiB   | 45 minutes on two CPU cores, or a few minutes on a GPU |
     | base  | 300 M | 16 x 136  | 24 GiB  | one GPU |
     | large | 1 B   | 16 x 136  | 40 GiB  | one to eight GPUs |
-    | gaia  | 6.5 B | 26 x 584  | 120 GiB a GPU, sharded | many GPUs; 18x32 codes (frames of 288x512 seen through the tokenizer of the same name) |
+    | gaia  | 6.5 B | 26 x 584  | 120 GiB a GPU, sharded | many GPUs; 18x32 codes (frames of 288x512) |
     """
     return {
         "demo": _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=8), _loop(320, 8, 2e-3, 30, 0.97)),
