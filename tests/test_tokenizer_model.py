@@ -75,8 +75,8 @@ def test_sizes_that_do_not_divide_are_refused_by_name() -> None:
 
 
 def test_codes_out_of_range_are_refused() -> None:
-    with pytest.raises(UserError, match=r"codes: expected 0\.\.999, got 0\.\.1000"):
-        build(SMALL).decode(torch.tensor([[[0, 1000]]]))
+    with pytest.raises(UserError, match=r"codes: expected 0\.\.1023, got 0\.\.1024"):
+        build(SMALL).decode(torch.tensor([[[0, 1024]]]))
 
 
 @pytest.mark.parametrize("config", [SMALL, VQ], ids=["fsq", "vq"])
