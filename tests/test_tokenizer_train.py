@@ -144,3 +144,13 @@ def test_mistakes_are_told_and_leave_nothing_behind(folder: Path, tmp_path: Path
     with pytest.raises(UserError, match="give another --output"):
         train_tokenizer(config(folder, output, overwrite=True))
     assert (output / "thesis.txt").read_text() == "mine"
+
+
+def test_fine_tuning_starts_from_the_weights_it_is_given(folder: Path, tmp_path: Path) -> None:
+    source = TokenizerTask(config(folder, tmp_path / "source", loop=dataclasses.replace(LOOP, seed=5)), EpisodeStore.open(folder))
+    source.save(tmp_path / "source")
+    tuned = config(folder, tmp_path / "tuned", init_from=str(tmp_path / "source"))
+    assert TokenizerTask(tuned, EpisodeStore.open(folder)).tokenizer.content_hash() == source.tokenizer.content_hash()
+    other = dataclasses.replace(tuned, tokenizer=dataclasses.replace(SHAPE, decoder_depth=2))
+    with pytest.raises(UserError, match=r"--init-from expected tokenizer.decoder_depth = 2, got 1"):
+        TokenizerTask(other, EpisodeStore.open(folder))

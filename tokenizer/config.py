@@ -102,6 +102,8 @@ class TokenizerTrainConfig:
     """Folder of prepared episodes (scripts/prepare_data.py). The default is made if it is missing."""
     output: str = "runs/tokenizer"
     """Folder for the model, its checkpoints, logs and report; refused if it exists, unless --resume or --overwrite is given."""
+    init_from: str | None = None
+    """Folder of a trained tokenizer of the same shape to fine-tune."""
     resume: bool = False
     """Continue from the newest checkpoint in the output folder."""
     overwrite: bool = False

@@ -21,7 +21,7 @@ from tokenizer.config import TokenizerTrainConfig
 from tokenizer.frames import FramePool, held_out_frames
 from tokenizer.loop import keyed_rng, run_loop
 from tokenizer.losses import PatchDiscriminator, ReconstructionLoss, adversarial_terms
-from tokenizer.model import FrameTokenizer, FrameTokenizerConfig, Reconstruction, to_signal
+from tokenizer.model import FrameTokenizer, FrameTokenizerConfig, Reconstruction, load_tokenizer, to_signal
 from tokenizer.report import comparison_sheet, figures, reconstruct, write_report
 
 _BATCH_STREAM = 1
@@ -61,6 +61,8 @@ class TokenizerTask:
                     data_hash=store.manifest.hash,
                 )
             )
+            if config.init_from is not None:
+                _start_from(self.tokenizer, config.init_from)
             self.discriminator = PatchDiscriminator() if config.losses.adversarial else None
         self.model: nn.Module = Trainee(self.tokenizer, self.discriminator)
 
@@ -116,6 +118,15 @@ def _check_first_batch(config: TokenizerTrainConfig, grid: tuple[int, int]) -> N
             f"loop.batch_size: the codebook of {config.tokenizer.codebook_size} starts from as many vectors of the first batch, "
             f"which has {vectors}; raise the batch size or lower tokenizer.codebook_size"
         )
+
+
+def _start_from(tokenizer: FrameTokenizer, folder: str) -> None:
+    """Copy the weights of a trained tokenizer; UserError where its shape is another one."""
+    source = load_tokenizer(folder)
+    for name, value in vars(tokenizer.shape).items():
+        if getattr(source.shape, name) != value:
+            raise UserError(f"{folder}: --init-from expected tokenizer.{name} = {value}, got {getattr(source.shape, name)}; name its --preset")
+    tokenizer.load_state_dict(source.state_dict())
 
 
 def train_tokenizer(config: TokenizerTrainConfig) -> dict[str, Any]:
