@@ -31,8 +31,8 @@ def test_a_perfect_picture_costs_nothing() -> None:
 
 def test_weight_zero_leaves_a_term_out_and_weights_scale() -> None:
     made, true = signals()
-    one = ReconstructionLoss(LossConfig(l1=1, l2=0, gradient=0))(made, true)
-    two = ReconstructionLoss(LossConfig(l1=2, l2=0, gradient=0))(made, true)
+    one = ReconstructionLoss(LossConfig(l1=1, l2=0, detail=0))(made, true)
+    two = ReconstructionLoss(LossConfig(l1=2, l2=0, detail=0))(made, true)
     assert set(one) == {"l1"}
     assert float(one["l1"]) == pytest.approx(float((made - true).abs().mean()))
     assert float(two["l1"]) == pytest.approx(2 * float(one["l1"]))

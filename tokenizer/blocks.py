@@ -1,20 +1,27 @@
 """Convolutional parts that the encoder and the decoder share. Axes: B batch, D channels, H W any grid."""
 
 import torch
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 
 class ChannelNorm(nn.Module):
-    """RMSNorm over the channels of each position, so that it is blind to the size of the picture; computed in float32."""
+    """LayerNorm over the channels of each position, so that a code depends on its surroundings alone and not on the whole picture.
+
+    Autocast would turn its input to float32 and back; the kernel takes bfloat16 as it is and sums in float32, in half the time.
+    """
 
     def __init__(self, channels: int) -> None:
         super().__init__()
         self.weight = nn.Parameter(torch.ones(channels))
+        self.bias = nn.Parameter(torch.zeros(channels))
 
-    def forward(self, x: Tensor) -> Tensor:  # (B, D, H, W) -> same; the permutes only relabel axes where x is channels_last
-        normed = F.rms_norm(x.permute(0, 2, 3, 1), (x.shape[1],), self.weight.to(x.dtype), eps=1e-6)
-        return normed.permute(0, 3, 1, 2)
+    def forward(self, x: Tensor) -> Tensor:  # (B, D, H, W) -> same; the rearranges only relabel axes where x is channels_last
+        with torch.autocast(x.device.type, enabled=False):
+            weight, bias = (self.weight, self.bias) if x.device.type == "cpu" else (self.weight.to(x.dtype), self.bias.to(x.dtype))
+            normed = F.layer_norm(rearrange(x, "b d h w -> b h w d"), self.weight.shape, weight, bias)
+        return rearrange(normed, "b h w d -> b d h w")
 
 
 class ResidualBlock(nn.Module):

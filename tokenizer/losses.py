@@ -43,10 +43,10 @@ class ReconstructionLoss:
 
 
 def detail_weight(true: Tensor, strength: float) -> Tensor:
-    """(B, 1, H, W): 1 on flat ground, up to 1 + strength where the picture leaves its own 5x5 mean, as thin bright things do."""
-    blurred = F.avg_pool2d(F.pad(true, [DETAIL_WINDOW // 2] * 4, mode="replicate"), DETAIL_WINDOW, stride=1)
-    contrast = reduce((true - blurred).abs(), "b c h w -> b 1 h w", "max")
-    return 1 + strength * (contrast / DETAIL_FULL).clamp(max=1)
+    """(B, 1, H, W): 1 on flat ground, up to 1 + strength where the grey picture leaves its own 5x5 mean, as thin bright things do."""
+    grey = reduce(true, "b c h w -> b 1 h w", "mean")
+    blurred = F.avg_pool2d(F.pad(grey, [DETAIL_WINDOW // 2] * 4, mode="replicate"), DETAIL_WINDOW, stride=1)
+    return 1 + strength * ((grey - blurred).abs() / DETAIL_FULL).clamp(max=1)
 
 
 def gradient_difference(made: Tensor, true: Tensor) -> Tensor:
