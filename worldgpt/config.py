@@ -52,6 +52,8 @@ class WorldTrainConfig:
     """Steps of the sample rollouts drawn at an evaluation; 0: none."""
     channel_weight: float = 1.0
     """Weight of a channel token's loss; a frame code's is 1."""
+    beginnings: float = 0.25
+    """Share of updates made of single steps without a past, from which the model learns what a prompt looks like."""
     history_corruption: float = 0.15
     """Largest share of frame codes put in as another code, so that the model meets mistakes; each window draws its share from 0 to this."""
     activation_checkpointing: bool = False
@@ -62,8 +64,9 @@ class WorldTrainConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        if not 0 <= self.history_corruption <= 1:
-            raise UserError(f"history_corruption: expected 0 to 1, got {self.history_corruption}")
+        for name in ("beginnings", "history_corruption"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
 
 
 def presets() -> dict[str, WorldTrainConfig]:

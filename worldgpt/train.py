@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import Mapping
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,16 @@ class WorldTask:
         self.config, self.model, self.store, self.tokenizer = config, model, store, tokenizer
         steps = config.model.context_steps
         self.training = WindowReader(store, "train", model.layout, steps)
+        self.single_steps = WindowReader(store, "train", model.layout, 1)
         self.held_out = WindowReader(store, "val", model.layout, steps).spaced(config.evaluation_windows)
 
     def batch(self, step: int, micro: int) -> Mapping[str, Tensor]:
         rng = keyed_rng(self.config.loop.seed, step, micro)
-        windows = self.training.random(self.config.loop.batch_size, rng)
+        if keyed_rng(self.config.loop.seed, step).random() < self.config.beginnings:
+            windows = self.single_steps.random(self.config.loop.batch_size * self.training.steps, rng)
+            windows = replace(windows, before=np.broadcast_to(self.model.layout.null_tokens, windows.before.shape))
+        else:
+            windows = self.training.random(self.config.loop.batch_size, rng)
         inputs = corrupt(windows, self.model.layout, self.config.history_corruption, self.config.dropout, rng)
         return model_batch(inputs, windows.tokens, self.model.text)
 
