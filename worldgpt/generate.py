@@ -9,6 +9,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+import torch
 
 from conditioning.steering import build_commands
 from data.contact_sheet import contact_sheet
@@ -23,12 +24,16 @@ from worldgpt.overlay import draw_overlay, enlarge
 from worldgpt.pipeline import Chunk, WorldGPTPipeline
 from worldgpt.sampling import SamplingConfig
 
+ONE_THREAD_WORLDS = 8
+"""Up to so many worlds, a token is too little work to share among threads."""
 SHEET_FRAMES, SHEET_COLUMNS = 16, 4
 
 
 def generate(config: GenerateConfig) -> list[Path]:
     """Write one video a prompt (with --num-samples a grid of worlds in it); returns their paths."""
     pipeline = WorldGPTPipeline.from_pretrained(config.checkpoint)
+    if pipeline.model.device.type == "cpu" and len(config.prompt) * config.num_samples <= ONE_THREAD_WORLDS:
+        torch.set_num_threads(1)
     commands = build_commands(pipeline.model.actions, pipeline.model.telemetry, config.frames, config.steer, config.speed, config.actions)
     context = read_context(pipeline, config.context, config.context_frames) if config.context else None
     worlds = [prompt for prompt in config.prompt for _ in range(config.num_samples)]
@@ -62,7 +67,9 @@ def output_paths(config: GenerateConfig) -> list[Path]:
 def write_videos(pipeline: WorldGPTPipeline, config: GenerateConfig, chunks: Iterator[Chunk], paths: list[Path]) -> None:
     """Draw chunks as they come, so that a long drive never sits in memory; then the sheets and records."""
     kept: list[list[np.ndarray]] = [[] for _ in paths]
-    keep = set(np.linspace(0, config.frames - 1, min(SHEET_FRAMES, config.frames)).round().astype(int).tolist())
+    keep = set(np.linspace(0, config.frames - 1, min(ONE_THREAD_WORLDS = 8
+"""Up to so many worlds, a token is too little work to share among threads."""
+SHEET_FRAMES, config.frames)).round().astype(int).tolist())
     frame = 0
     with ExitStack() as stack:
         writers: list[VideoWriter] = []
