@@ -67,9 +67,7 @@ def output_paths(config: GenerateConfig) -> list[Path]:
 def write_videos(pipeline: WorldGPTPipeline, config: GenerateConfig, chunks: Iterator[Chunk], paths: list[Path]) -> None:
     """Draw chunks as they come, so that a long drive never sits in memory; then the sheets and records."""
     kept: list[list[np.ndarray]] = [[] for _ in paths]
-    keep = set(np.linspace(0, config.frames - 1, min(ONE_THREAD_WORLDS = 8
-"""Up to so many worlds, a token is too little work to share among threads."""
-SHEET_FRAMES, config.frames)).round().astype(int).tolist())
+    keep = set(np.linspace(0, config.frames - 1, min(SHEET_FRAMES, config.frames)).round().astype(int).tolist())
     frame = 0
     with ExitStack() as stack:
         writers: list[VideoWriter] = []
