@@ -26,7 +26,7 @@ def drive(model: WorldGPT, cache: RingCache, steps: int, seed: int = 0) -> list[
             by, first = cache.begin_step(), layout.prompt_tokens
             parts = [model.extend(model.embed_prompt(prompts[:, step], previous), by[:first], cache)]
             for token in range(layout.tokens_per_step):
-                x = model.embed_tokens(tokens[:, step, token : token + 1], previous, token)
+                x = model.embed_tokens(tokens[:, step, token : token + 1], previous, token, prompts[:, step])
                 parts.append(model.extend(x, by[first + token : first + token + 1], cache))
             previous = tokens[:, step]
             hidden.append(torch.cat(parts, dim=1))

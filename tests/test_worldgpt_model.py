@@ -75,7 +75,7 @@ def test_embedding_in_pieces_equals_embedding_whole(model: WorldGPT) -> None:
     assert torch.equal(model.embed_prompt(prompts[:, 1], previous), whole[:, :first])
     for start in range(model.layout.tokens_per_step):
         for stop in range(start + 1, model.layout.tokens_per_step + 1):
-            part = model.embed_tokens(tokens[:, 1, start:stop], previous, start)
+            part = model.embed_tokens(tokens[:, 1, start:stop], previous, start, prompts[:, 1])
             torch.testing.assert_close(part, whole[:, first + start : first + stop], rtol=0, atol=1e-12)
 
 

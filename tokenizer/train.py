@@ -125,7 +125,8 @@ def _start_from(tokenizer: FrameTokenizer, folder: str) -> None:
     source = load_tokenizer(folder)
     for name, value in vars(tokenizer.shape).items():
         if getattr(source.shape, name) != value:
-            raise UserError(f"{folder}: --init-from expected tokenizer.{name} = {value}, got {getattr(source.shape, name)}; name its --preset")
+            theirs = getattr(source.shape, name)
+            raise UserError(f"{folder}: --init-from expected tokenizer.{name} = {value}, got {theirs}; name its --preset")
     tokenizer.load_state_dict(source.state_dict())
 
 

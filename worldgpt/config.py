@@ -81,7 +81,7 @@ def presets() -> dict[str, WorldTrainConfig]:
     | gaia  | 6.5 B | 26 x 584  | 120 GiB a GPU, sharded | many GPUs; 18x32 codes (frames of 288x512) |
     """
     return {
-        "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(420, 8, 2e-3, 30, 0.97)),
+        "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(450, 8, 2e-3, 30, 0.97)),
         "small": _preset(ModelConfig(width=384, layers=8, heads=3, mlp_width=1024, context_steps=12), _loop(3000, 8, 1.5e-3, 100, 0.995)),
         "base": _preset(
             ModelConfig(width=1024, layers=24, heads=8, mlp_width=2752, context_steps=16), _loop(50_000, 16, 4e-4, 1000, 0.9995)

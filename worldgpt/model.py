@@ -102,6 +102,7 @@ class WorldGPT(PreTrainedModel):
         width = config.width
         self.text = build_text_encoder(TextConfig(**config.text))
         self.prompt_in = nn.Linear(config.text["width"], width, bias=False)
+        self.look_in = nn.Linear(config.text["width"], width, bias=False)
         self.token_in = nn.ModuleDict({c.name: nn.Embedding(c.size + 1, width) for c in self.layout.codebooks})
         self.hint_in = nn.ModuleDict({c.name: nn.Embedding(c.size + 1, width) for c in self.layout.codebooks})
         self.place_in = nn.ParameterDict({s.name: torch.empty(s.tokens, width) for s in self.layout.streams})
@@ -153,12 +154,18 @@ class WorldGPT(PreTrainedModel):
         hint = self._tokens_in(self.hint_in, previous[..., :1], 0)
         return torch.cat([x[..., :-1, :], x[..., -1:, :] + hint], dim=-2)
 
-    def embed_tokens(self, tokens: Tensor, previous: Tensor, start: int) -> Tensor:
-        """Positions of tokens start .. start + n - 1, (..., n) -> (..., n, D), with hints from the step before, (..., J)."""
+    def embed_tokens(self, tokens: Tensor, previous: Tensor, start: int, prompts: Tensor) -> Tensor:
+        """Positions of tokens start .. start + n - 1, (..., n) -> (..., n, D), with hints from the step before, (..., J).
+
+        The mean of the prompt's embeddings (..., P, D_text) is added at each: so a prompt tells from the first update on, before
+        attention has learned where prompts stand.
+        """
         stop = start + tokens.shape[-1]
         spans = self.layout.spans
         places = [self.place_in[s.name][a - spans[s.name].start : b - spans[s.name].start] for s, a, b in self.layout.pieces(start, stop)]
-        x = self._tokens_in(self.token_in, tokens, start) + torch.cat(places)
+        # Divided by its width, the look moves as fast in training as an embedding does; else it drowns the tokens at once.
+        look = self.look_in(prompts.mean(-2) / prompts.shape[-1])[..., None, :]
+        x = self._tokens_in(self.token_in, tokens, start) + torch.cat(places) + look
         hinted = previous[..., start + 1 : stop + 1]  # the step's last token predicts nothing and has no hint
         if not hinted.shape[-1]:
             return x
@@ -169,7 +176,7 @@ class WorldGPT(PreTrainedModel):
         if before is None:
             before = repeat(self.null_tokens(tokens.device), "j -> b j", b=len(tokens))
         previous = torch.cat([before[:, None], tokens[:, :-1]], dim=1)
-        return torch.cat([self.embed_prompt(prompts, previous), self.embed_tokens(tokens, previous, 0)], dim=2)
+        return torch.cat([self.embed_prompt(prompts, previous), self.embed_tokens(tokens, previous, 0, prompts)], dim=2)
 
     def null_tokens(self, device: torch.device) -> Tensor:
         return torch.as_tensor(self.layout.null_tokens, device=device)

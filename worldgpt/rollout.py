@@ -59,7 +59,8 @@ class Rollout:
         uniforms = keyed_uniforms(self.seed, self.worlds, self.steps, layout.tokens_per_step).to(self.device)
         tokens, known = forced.to(self.device).clone(), (forced != FREE).all(0).tolist()
         previous = self.previous.repeat(self.branches, 1)
-        x = model.embed_prompt(self._branches(prompts, negative), previous)
+        prompts = self._branches(prompts, negative)
+        x = model.embed_prompt(prompts, previous)
         hidden = model.extend(x, by[:first], self.cache)[:, -1]
         start = 0
         while start < layout.tokens_per_step:
@@ -70,7 +71,7 @@ class Rollout:
             stop = start + 1
             while stop < layout.tokens_per_step and known[stop]:
                 stop += 1
-            x = model.embed_tokens(tokens[:, start:stop].repeat(self.branches, 1), previous, start)
+            x = model.embed_tokens(tokens[:, start:stop].repeat(self.branches, 1), previous, start, prompts)
             hidden = model.extend(x, by[first + start : first + stop], self.cache)[:, -1]
             start = stop
         self.previous, self.steps = tokens, self.steps + 1
