@@ -87,7 +87,7 @@ class LossConfig:
     adversarial: float = 0.0
     """Hinge loss against a patch discriminator that is trained alongside."""
     adversarial_start: int = 1000
-    """Updates before the adversarial term sets in."""
+    """Updates before the adversarial term sets in; the discriminator learns from the first."""
     perceptual: float = 0.0
     """Distance between VGG-16 features (LPIPS); needs `perceptual_weights`."""
     perceptual_weights: str = ""
@@ -119,7 +119,7 @@ class TokenizerTrainConfig:
 
 def presets() -> dict[str, TokenizerTrainConfig]:
     """Sizes by name. Trials behind them: docs/experiments.md."""
-    demo = LoopConfig(steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, beta2=0.95, warmup_steps=100, ema_decay=0.99)
+    demo = LoopConfig(steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, beta2=0.95, warmup_steps=100, ema_decay=0.99, log_every=100)
     small = replace(demo, steps=14000, learning_rate=1e-3, ema_decay=0.998)
     big = replace(demo, steps=100_000, batch_size=64, learning_rate=4e-4, warmup_steps=1000, ema_decay=0.999)
     base = TokenizerConfig(8, encoder_width=128, encoder_depth=2, decoder_width=128, decoder_depth=4, levels=(4, 4, 4, 4, 4, 4))

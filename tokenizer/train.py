@@ -79,9 +79,10 @@ class TokenizerTask:
         parts = self.reconstruction_loss(reconstruction.frames, true)
         if self.config.tokenizer.quantizer == "vq":
             parts["commitment"] = reconstruction.quantizer_loss
-        if self.discriminator is not None and int(batch["step"]) >= self.config.losses.adversarial_start:
+        if self.discriminator is not None:
             fool, parts["discriminator"] = adversarial_terms(self.discriminator, reconstruction.frames, true)
-            parts["adversarial"] = self.config.losses.adversarial * fool
+            if int(batch["step"]) >= self.config.losses.adversarial_start:
+                parts["adversarial"] = self.config.losses.adversarial * fool
         total = torch.stack(list(parts.values())).sum()
         return total, {name: part.detach() for name, part in parts.items()}
 
