@@ -94,9 +94,13 @@ class SentencePieceEncoder(nn.Module):
         """pieces (B, L) -> (B, P, D)."""
         mask, present = attention_mask(pieces)
         x = self.piece_table(pieces.clamp(min=0)) + self.position_table.weight[: pieces.shape[1]]  # (B, L, D)
+        # The words go past the transformer too, large from the start: else all prompts begin as nearly the same vector, and which
+        # words there are is learned no sooner than how they stand together.
+        count = mask.sum(1)[:, None, None]
+        words = (self.piece_table(pieces.clamp(min=0)) * mask.unsqueeze(-1)).sum(1, keepdim=True) * (self.width / count) ** 0.5  # (B, 1, D)
         for block in self.blocks:
             x = block(x, mask)
-        return self.head(self.pool(x, mask), present)
+        return self.head(self.pool(x, mask) + words, present)
 
     def encode(self, prompts: Sequence[str]) -> Tensor:
         """(B, P, D)."""

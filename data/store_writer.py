@@ -148,9 +148,7 @@ def _misfit(shards: Sequence[ShardInfo], new: Sequence[ShardInfo], fps: float) -
     return shards[0].signals.difference(signals) if shards else None
 
 
-def _write_all(
-    plans: Sequence[Plan], folder: Path, settings: Mapping[str, Any], workers: int, bar: Bar
-) -> Iterator[tuple[Plan, _Outcome]]:
+def _write_all(plans: Sequence[Plan], folder: Path, settings: Mapping[str, Any], workers: int, bar: Bar) -> Iterator[tuple[Plan, _Outcome]]:
     """Write every plan and give its outcome, in order of completion."""
     workers = min(workers, len(plans))
     if workers <= 1:

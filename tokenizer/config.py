@@ -119,7 +119,9 @@ class TokenizerTrainConfig:
 
 def presets() -> dict[str, TokenizerTrainConfig]:
     """Sizes by name. Trials behind them: docs/experiments.md."""
-    demo = LoopConfig(steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, beta2=0.95, warmup_steps=100, ema_decay=0.99, log_every=100)
+    demo = LoopConfig(
+        steps=1700, batch_size=16, learning_rate=2e-3, weight_decay=0.0, beta2=0.95, warmup_steps=100, ema_decay=0.99, log_every=100
+    )
     small = replace(demo, steps=14000, learning_rate=1e-3, ema_decay=0.998)
     big = replace(demo, steps=100_000, batch_size=64, learning_rate=4e-4, warmup_steps=1000, ema_decay=0.999)
     base = TokenizerConfig(8, encoder_width=128, encoder_depth=2, decoder_width=128, decoder_depth=4, levels=(4, 4, 4, 4, 4, 4))

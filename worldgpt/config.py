@@ -52,7 +52,7 @@ class WorldTrainConfig:
     """Steps of the sample rollouts drawn at an evaluation; 0: none."""
     channel_weight: float = 1.0
     """Weight of a channel token's loss; a frame code's is 1."""
-    beginnings: float = 0.25
+    beginnings: float = 0.35
     """Share of updates made of single steps without a past, from which the model learns what a prompt looks like."""
     history_corruption: float = 0.15
     """Largest share of frame codes put in as another code, so that the model meets mistakes; each window draws its share from 0 to this."""
@@ -75,14 +75,14 @@ def presets() -> dict[str, WorldTrainConfig]:
     | preset | parameters | positions in the window | memory to train | made for |
     | --- | --- | --- | --- | --- |
     | demo  | 4 M   | 5 x 136   | 2 GiB   | 5 minutes on two CPU cores |
-    | small | 20 M  | 12 x 136  | 4 GiB   | 45 minutes on two CPU cores, or a few minutes on a GPU |
+    | small | 16 M  | 6 x 136   | 4 GiB   | an hour on two CPU cores, or a few minutes on a GPU |
     | base  | 300 M | 16 x 136  | 24 GiB  | one GPU |
     | large | 1 B   | 16 x 136  | 40 GiB  | one to eight GPUs |
     | gaia  | 6.5 B | 26 x 584  | 120 GiB a GPU, sharded | many GPUs; 18x32 codes (frames of 288x512) |
     """
     return {
-        "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(450, 8, 2e-3, 30, 0.97)),
-        "small": _preset(ModelConfig(width=384, layers=8, heads=3, mlp_width=1024, context_steps=12), _loop(3000, 8, 1.5e-3, 100, 0.995)),
+        "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(420, 8, 2e-3, 30, 0.97)),
+        "small": _preset(ModelConfig(width=384, layers=6, heads=3, mlp_width=1024, context_steps=6), _loop(2000, 8, 1.5e-3, 100, 0.99)),
         "base": _preset(
             ModelConfig(width=1024, layers=24, heads=8, mlp_width=2752, context_steps=16), _loop(50_000, 16, 4e-4, 1000, 0.9995)
         ),
@@ -110,4 +110,5 @@ def _loop(steps: int, batch: int, learning_rate: float, warmup: int, ema: float,
         warmup_steps=warmup,
         ema_decay=ema,
         weight_decay=0.05,
+        log_every=50,
     )

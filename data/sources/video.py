@@ -90,9 +90,7 @@ def _expected_steps(config: VideoConfig, clip: Path) -> int:
     return round(info.frames / rate * config.fps) if rate else 0
 
 
-def _clip_episodes(
-    config: VideoConfig, clip: Path, name: str, csv: Path | None, channels: Mapping[str, Channel]
-) -> Iterator[Episode]:
+def _clip_episodes(config: VideoConfig, clip: Path, name: str, csv: Path | None, channels: Mapping[str, Channel]) -> Iterator[Episode]:
     table = None if csv is None else read_telemetry(csv, channels)
     if table is not None and len(table) != (count := count_frames(clip)):
         raise UserError(f"{csv}: expected {count} rows, one a frame of {clip.name}, got {len(table)}")
