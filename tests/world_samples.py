@@ -70,7 +70,7 @@ def column_tokenizer(store: EpisodeStore) -> FrameTokenizer:
     """Untrained, and yet its codes tell day from night, and which column is lit: this seed of a few."""
     shape = {"encoder_width": 8, "decoder_width": 8, "decoder_depth": 1, "levels": (5, 3)}
     with torch.random.fork_rng():
-        torch.manual_seed(2)
+        torch.manual_seed(194)
         config = FrameTokenizerConfig({**vars(TokenizerConfig(**shape))}, HEIGHT, WIDTH, ("front",), store.hash)
         return FrameTokenizer(config).eval()
 
