@@ -35,13 +35,6 @@ class DropoutConfig:
                 raise UserError(f"dropout.{name}: expected a share from 0 to 1, got {probability}")
 
 
-def drop_mask(batch: int, probability: float, generator: torch.Generator) -> torch.Tensor:
-    """bool (B,), True with the given probability; on the generator's device."""
-    import torch
-
-    return torch.rand(batch, generator=generator, device=generator.device) < probability
-
-
 def guided_logits(conditional: torch.Tensor, unconditional: torch.Tensor, scale: float) -> torch.Tensor:
     """Logits (..., V) moved along conditional - unconditional; float64 stays so, all else is computed in float32.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conditioning.guidance import DropoutConfig, PromptSchedule, drop_mask, guided_logits
+from conditioning.guidance import DropoutConfig, PromptSchedule, guided_logits
 from data.errors import UserError
 
 
@@ -44,14 +44,6 @@ def test_equal_branches_are_left_alone_and_ruled_out_ids_stay_out() -> None:
     unconditional[..., 3:5] = -torch.inf
     guided = guided_logits(conditional, unconditional, 2.0)
     assert (guided[..., 3] == -torch.inf).all() and torch.equal(guided[..., 4], conditional[..., 4])
-
-
-def test_drop_mask_is_seeded_and_has_its_share() -> None:
-    first, again = (drop_mask(20_000, 0.1, torch.Generator().manual_seed(5)) for _ in range(2))
-    assert first.dtype == torch.bool and torch.equal(first, again)
-    assert first.float().mean().item() == pytest.approx(0.1, abs=0.01)
-    generator = torch.Generator().manual_seed(0)
-    assert not drop_mask(1000, 0.0, generator).any() and drop_mask(1000, 1.0, generator).all()
 
 
 def test_dropout_outside_zero_to_one_names_its_field() -> None:
