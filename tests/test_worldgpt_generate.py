@@ -93,8 +93,7 @@ def test_samples_stand_in_a_grid_and_the_first_is_the_one_alone(make) -> None:
     (path,) = make(overlay=False)
     alone = frames(path).astype(int)
     first, second = (np.abs(part - alone).mean() for part in (grid[:, :32, :128], grid[:, :32, 128:256]))
-    assert first < 4  # of 255: both are compressed, apart
-    assert first < second / 3
+    assert first < second / 3  # both are compressed, apart; another sample is another drive
     assert np.abs(grid[:, :32, 128:].astype(int) - grid[:, :32, :128]).max() > 50
     assert grid[:, 40:, 136:].max() < 30  # the fourth place is black
 
