@@ -21,5 +21,8 @@ def ensure_data(folder: str) -> None:
         return
     import prepare_data
 
+    from data.sources import source
+
     print(f"{folder} is missing: making it with scripts/prepare_data.py dashsim")
-    prepare_data.prepare(prepare_data.job(prepare_data.Dashsim()), prepare_data.Target())
+    dashsim = source("dashsim")
+    prepare_data.prepare("dashsim", dashsim, dashsim.config(), prepare_data.Target())

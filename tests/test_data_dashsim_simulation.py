@@ -21,7 +21,7 @@ from data.errors import UserError
 from data.sources.dashsim import ACTIONS, CHUNK_STEPS, TELEMETRY, drives, find_drive, masked_frames, plan_drive
 
 DT = 0.1
-SMALL = DashsimConfig(episodes=26, steps=70, height=32, width=64, supersampling=1)
+SMALL = DashsimConfig(episodes=26, steps=70, size="32x64", supersampling=1)
 
 
 @cache

@@ -6,6 +6,7 @@ from typing import Literal, get_args
 from data.dashsim.camera import CameraConfig
 from data.dashsim.scene import TIMES_OF_DAY, WEATHERS, TimeOfDay, Weather
 from data.errors import UserError
+from data.image import parse_size
 
 Road = Literal["highway", "merge", "two_way", "roundabout", "intersection", "racetrack"]
 Traffic = Literal["none", "light", "moderate", "heavy"]
@@ -34,10 +35,8 @@ class DashsimConfig:
     """Steps of every fifth drive in `val`, for long rollouts."""
     seed: int = 0
     """Decides everything: the same seed gives the same drives, bit for bit."""
-    height: int = 64
-    """Height of a frame in pixels."""
-    width: int = 128
-    """Width of a frame in pixels."""
+    size: str = "64x128"
+    """Height x width of the frames in pixels."""
     horizontal_fov_deg: float = 65.0
     """Horizontal field of view of the camera in degrees."""
     supersampling: int = 2
@@ -82,9 +81,10 @@ class DashsimConfig:
     @property
     def camera(self) -> CameraConfig:
         """What the renderer is told of the camera."""
+        height, width = parse_size(self.size)
         return CameraConfig(
-            height=self.height,
-            width=self.width,
+            height=height,
+            width=width,
             horizontal_fov_deg=self.horizontal_fov_deg,
             mount_height_m=self.mount_height_m,
             pitch_deg=self.pitch_deg,

@@ -15,6 +15,7 @@ from data.dashsim.config import SPLITS, DashsimConfig, Road, Split, Traffic
 from data.dashsim.scene import Conditions
 from data.episode import Camera, ChannelSpec, Drive, Episode
 from data.errors import UserError
+from data.source import Source
 
 if TYPE_CHECKING:
     from data.dashsim.renderer import Renderer
@@ -130,3 +131,8 @@ def _prepare(config: DashsimConfig, plan: DrivePlan) -> "tuple[Recording, Render
 
     recording = simulate(plan.road, plan.traffic, plan.steps, plan.seed, config.fps, config.noise)
     return recording, Renderer(recording.road_map, plan.conditions, config.camera, seed=plan.seed % 2**31)
+
+
+SOURCE = Source(
+    DashsimConfig, drives, frames_a_second=40, license="Apache-2.0", counts=("episodes", "val_episodes", "heldout_episodes")
+)

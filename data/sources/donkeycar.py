@@ -19,6 +19,7 @@ from data.image import parse_size
 from data.known_channels import KNOWN_CHANNELS
 from data.recordings import ChannelTable, Picture, picture_drives
 from data.resample import check_rates
+from data.source import Source
 
 _STEERING = KNOWN_CHANNELS["steering_norm"].spec
 _THROTTLE = KNOWN_CHANNELS["throttle_norm"].spec
@@ -139,3 +140,6 @@ def _report_twins(tub: Path, rows: list[_Row]) -> None:
         before = content
     if twins:
         print(f"{tub}: {twins} of {len(rows)} pictures equal the one before; kept, since dropping them would bend time", file=sys.stderr)
+
+
+SOURCE = Source(DonkeycarConfig, drives, frames_a_second=1000)

@@ -12,6 +12,7 @@ from data.image import IMAGE_SUFFIXES, parse_size
 from data.known_channels import KNOWN_CHANNELS, Channel, parse_channel
 from data.recordings import Picture, picture_drives, stream_episodes
 from data.resample import check_rates
+from data.source import Source
 from data.telemetry_csv import read_telemetry
 from data.video import VIDEO_SUFFIXES, count_frames, decode_frames, probe
 
@@ -114,3 +115,6 @@ def _picture_drives(config: VideoConfig, files: list[Path], channels: Mapping[st
         size=parse_size(config.size),
         caption=config.caption,
     )
+
+
+SOURCE = Source(VideoConfig, drives, frames_a_second=150)
