@@ -18,8 +18,8 @@ class Channel:
     kind: Kind
 
 
-def _known(name: str, unit: str, low: float, high: float, kind: Kind) -> tuple[str, Channel]:
-    return name, Channel(ChannelSpec(name, unit, low, high), kind)
+def _known(name: str, unit: str, low: float, high: float, kind: Kind, bins: int = 128) -> tuple[str, Channel]:
+    return name, Channel(ChannelSpec(name, unit, low, high, bins), kind)
 
 
 KNOWN_CHANNELS: Mapping[str, Channel] = dict(
@@ -28,6 +28,8 @@ KNOWN_CHANNELS: Mapping[str, Channel] = dict(
         _known("yaw_rate_rps", "rad/s", -1.5, 1.5, "telemetry"),
         _known("curvature_inv_m", "1/m", -0.2, 0.2, "telemetry"),
         _known("steering_rad", "rad", -0.8, 0.8, "action"),
+        # The wheel in the driver's hands turns about 15 times as far as the road wheels: 1.8 degrees of it a bin.
+        _known("steering_wheel_rad", "rad", -8.0, 8.0, "action", bins=512),
         _known("steering_norm", "1", -1.0, 1.0, "action"),
         _known("acceleration_mps2", "m/s^2", -10.0, 10.0, "action"),
         _known("throttle_norm", "1", -1.0, 1.0, "action"),

@@ -80,6 +80,26 @@ def picture_drives(
         yield Drive(drive_id, partial(_picture_episodes, drive_id, stretch, table, fps, source_fps, size, caption), steps=steps)
 
 
+def broken_drive(drive_id: str, error: UserError) -> Drive:
+    """Stands for a drive that was found to be broken before it was read: the store reports it like any other and goes on."""
+    return Drive(drive_id, partial(_raise, str(error)), steps=0)
+
+
+def _raise(message: str) -> Iterator[Episode]:
+    raise UserError(message)
+
+
+def chosen_cameras(asked: Sequence[str], known: Sequence[str]) -> tuple[str, ...]:
+    """The cameras of `--cameras`, between which commas may stand, or the first known one; UserError for an unknown or repeated name."""
+    names = tuple(name for text in asked for name in text.split(",") if name) or (known[0],)
+    for name in names:
+        if name not in known:
+            raise UserError(f"--cameras: expected names out of {', '.join(known)}, got {name!r}")
+        if names.count(name) > 1:
+            raise UserError(f"--cameras: expected every camera once, got {name!r} twice")
+    return names
+
+
 def _without_broken(name: str, pictures: Sequence[Picture]) -> list[Picture]:
     whole, broken = [], 0
     for picture in pictures:

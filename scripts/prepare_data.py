@@ -94,9 +94,9 @@ def _announce(name: str, source: Source, config: Any, drives: list[Drive], outpu
     """One line: how much there is, what it takes."""
     frames = sum(drive.steps or 0 for drive in drives)
     processes = min(workers, len(drives))
-    size = getattr(config, "size", None)  # a source of codes has no pictures
+    size = getattr(config, "size", None)  # codes have none, and arrays may stay as they are
     if size is None:
-        print(f"{name}: {len(drives)} drives, about {frames:,} steps of codes")
+        print(f"{name}: {len(drives)} drives, about {frames:,} steps")
         return
     height, width = parse_size(size)
     disk = 2.3 * frames * height * width  # photographs at 64x128 take 2.2 bytes a pixel as PNG

@@ -4,7 +4,20 @@ from importlib import import_module
 
 from data.source import Source
 
-SOURCES = ("dashsim", "video", "donkeycar")
+SOURCES = (
+    "dashsim",
+    "video",
+    "comma2k19",
+    "commavq",
+    "kitti",
+    "nuscenes",
+    "waymo",
+    "lerobot",
+    "donkeycar",
+    "carla",
+    "npz",
+    "physics",
+)
 
 
 def source(name: str) -> Source:
