@@ -7,6 +7,7 @@ from world_samples import random_model, random_prompts, random_tokens
 
 from worldgpt.attention import SHARPNESS
 from worldgpt.kv_cache import RingCache
+from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
 from worldgpt.rope import rotate
 
@@ -20,15 +21,15 @@ def drive(model: WorldGPT, cache: RingCache, steps: int, seed: int = 0) -> list[
     """Run `steps` random steps through the cache, token by token; returns the hidden states (B, S, D) of each."""
     layout, hidden = model.layout, []
     tokens, prompts = random_tokens(layout, 2, steps, seed=seed), random_prompts(model, 2, steps, seed=seed)
-    previous = model.null_tokens(tokens.device).expand(2, -1)
+    known = torch.cat([model.unseen(2)[:, 1:], tokens], dim=1)
     with torch.no_grad():
         for step in range(steps):
             by, first = cache.begin_step(), layout.prompt_tokens
-            parts = [model.extend(model.embed_prompt(prompts[:, step], previous), by[:first], cache)]
+            seen = known[:, step : step + SEEN_STEPS]
+            parts = [model.extend(model.embed_prompt(prompts[:, step], seen), by[:first], cache)]
             for token in range(layout.tokens_per_step):
-                x = model.embed_tokens(tokens[:, step, token : token + 1], previous, token, prompts[:, step])
+                x = model.embed_tokens(seen, token, token + 1, prompts[:, step])
                 parts.append(model.extend(x, by[first + token : first + token + 1], cache))
-            previous = tokens[:, step]
             hidden.append(torch.cat(parts, dim=1))
     return hidden
 

@@ -70,24 +70,37 @@ def test_cached_equals_uncached(model: WorldGPT, context: int, chunk: int) -> No
 
 @torch.no_grad()
 def test_embedding_in_pieces_equals_embedding_whole(model: WorldGPT) -> None:
-    tokens, prompts = window(model, steps=2)
-    whole, previous, first = model.embed(tokens, prompts)[:, 1], tokens[:, 0], model.layout.prompt_tokens
-    assert torch.equal(model.embed_prompt(prompts[:, 1], previous), whole[:, :first])
+    tokens, prompts = window(model, steps=3)
+    whole, first = model.embed(tokens, prompts)[:, 2], model.layout.prompt_tokens
+    null = torch.as_tensor(model.layout.null_tokens)
     for start in range(model.layout.tokens_per_step):
+        known = tokens.clone()
+        known[:, 2, start:] = null[start:]  # what is not decided yet may not matter
+        torch.testing.assert_close(model.embed_prompt(prompts[:, 2], known), whole[:, :first], rtol=0, atol=1e-12)
         for stop in range(start + 1, model.layout.tokens_per_step + 1):
-            part = model.embed_tokens(tokens[:, 1, start:stop], previous, start, prompts[:, 1])
+            known[:, 2, :stop] = tokens[:, 2, :stop]
+            part = model.embed_tokens(known, start, stop, prompts[:, 2])
             torch.testing.assert_close(part, whole[:, first + start : first + stop], rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
-def test_the_hint_at_a_position_is_the_last_step_of_the_token_to_come(model: WorldGPT) -> None:
-    tokens, prompts = window(model, batch=1, steps=2)
-    base = model.embed(tokens, prompts)[0, 1]
-    for token in range(model.layout.tokens_per_step):
-        changed = tokens.clone()
-        changed[0, 0, token] = model.layout.null_tokens[token]
-        differs = (model.embed(changed, prompts)[0, 1] != base).any(-1)
-        assert differs.nonzero().flatten().tolist() == [model.layout.prompt_tokens + token - 1]
+def test_hints_are_what_stands_around_the_token_to_come(model: WorldGPT) -> None:
+    layout, (tokens, prompts) = model.layout, window(model, batch=1, steps=3)
+    base = model.embed(tokens, prompts)[0, 2]
+    places = [(s.name, s.kind, *divmod(i, s.columns)) for s in layout.streams for i in range(s.tokens)]
+    for step in (0, 1):
+        for token, (name, kind, row, column) in enumerate(places):
+            changed = tokens.clone()
+            changed[0, step, token] = layout.null_tokens[token]
+            differs = (model.embed(changed, prompts)[0, 2] != base).any(-1).nonzero().flatten() - layout.prompt_tokens + 1
+            if step == 0:
+                expected = [token]
+            elif kind != "frame":
+                expected = list(range(len(places)))  # a channel of the step before acts everywhere
+            else:
+                near = [(n == name, abs(r - row) <= 1, abs(c - column) <= 1) for n, _, r, c in places]
+                expected = [i for i, flags in enumerate(near) if all(flags)]
+            assert differs.tolist() == expected
 
 
 @torch.no_grad()

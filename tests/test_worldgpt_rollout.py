@@ -141,8 +141,8 @@ def test_a_prompt_change_acts_from_its_step_on(model: WorldGPT) -> None:
 def test_of_a_long_context_the_newest_steps_count(model: WorldGPT) -> None:
     context = random_tokens(model.layout, 2, 9)
     assert torch.equal(
-        roll(model, range(2), context=context), roll(model, range(2), context=context[:, -4:])
-    )  # three steps, and the hint of the first
+        roll(model, range(2), context=context), roll(model, range(2), context=context[:, -5:])
+    )  # three steps, and the hints of the first
     changed = context.clone()
     changed[:, -1] = random_tokens(model.layout, 2, seed=4)
     assert not torch.equal(roll(model, range(2), context=changed), roll(model, range(2), context=context))

@@ -28,6 +28,12 @@ def source(trained: Path) -> WorldGPT:
     return load_world_model(trained)
 
 
+def channel_weights(channel: str) -> list[str]:
+    """Names of the weights that belong to a channel."""
+    table = [f"tables.{channel}.{part}" for part in ("rows.weight", "waves", "out.weight", "bias")]
+    return [*table, *(f"{name}.{channel}.weight" for name in ("token_in", "hint_in", "motion_in"))]
+
+
 def fine_tuned(store: TokenStore, source: WorldGPT) -> tuple[WorldGPT, str]:
     model = build_model(train_config(Path("unused"), loop=replace(LOOP, seed=1)), store, source)
     return model, load_matching(model, source)
@@ -42,7 +48,7 @@ def test_the_same_shape_takes_everything(column_tokens: TokenStore, source: Worl
 def test_other_channels_start_fresh_and_the_rest_comes_over(column_tokens: TokenStore, source: WorldGPT) -> None:
     other = (*column_tokens.info.actions, ChannelSpec("brake_norm", "norm", 0.0, 1.0, bins=5))
     model, line = fine_tuned(with_channels(column_tokens, actions=other, telemetry=()), source)
-    fresh = ["token_in.brake_norm.weight", "hint_in.brake_norm.weight", "place_in.action/brake_norm", "heads.brake_norm.weight"]
+    fresh = ["place_in.action/brake_norm", *channel_weights("brake_norm")]
     assert sorted(line.split("fresh: ")[1].split(", ")) == sorted(fresh)
     theirs = source.state_dict()
     for name, tensor in model.state_dict().items():
@@ -52,11 +58,7 @@ def test_other_channels_start_fresh_and_the_rest_comes_over(column_tokens: Token
 def test_a_channel_that_means_something_else_starts_fresh(column_tokens: TokenStore, source: WorldGPT) -> None:
     (speed,) = column_tokens.info.telemetry
     model, line = fine_tuned(with_channels(column_tokens, telemetry=(replace(speed, high=80.0),)), source)
-    assert sorted(line.split("fresh: ")[1].split(", ")) == [
-        "heads.speed_mps.weight",
-        "hint_in.speed_mps.weight",
-        "token_in.speed_mps.weight",
-    ]
+    assert sorted(line.split("fresh: ")[1].split(", ")) == sorted(channel_weights("speed_mps"))
     assert not torch.equal(model.token_in["speed_mps"].weight, source.token_in["speed_mps"].weight)
 
 

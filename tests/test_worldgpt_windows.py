@@ -26,8 +26,8 @@ def reader(column_tokens: TokenStore, layout: Layout) -> WindowReader:
 
 
 def many(layout: Layout, batch: int = 400) -> Windows:
-    tokens = random_tokens(layout, batch, 6).numpy()
-    return Windows(tokens[:, 1:], [["rain"] * 5 for _ in range(batch)], tokens[:, 0])
+    tokens = random_tokens(layout, batch, 7).numpy()
+    return Windows(tokens[:, 2:], [["rain"] * 5 for _ in range(batch)], tokens[:, :2])
 
 
 def test_a_window_is_five_rows_of_one_drive(column_tokens: TokenStore, reader: WindowReader, layout: Layout) -> None:
@@ -85,10 +85,12 @@ def test_the_step_before_is_true_missing_at_a_drive_begin_and_sometimes_forgotte
     windows = reader.read(reader.starts, None)
     begins = np.isin(reader.starts, [drive.first for drive in reader.drives])
     assert begins.any()
-    assert (windows.before[begins] == layout.null_tokens).all()
-    assert (windows.before[~begins] == reader.tokens(reader.starts[~begins] - 1)).all()
+    seconds = np.isin(reader.starts, [drive.first + 1 for drive in reader.drives])
+    assert (windows.before[begins] == layout.null_tokens).all() and (windows.before[seconds, 0] == layout.null_tokens).all()
+    assert (windows.before[~begins, 1] == reader.tokens(reader.starts[~begins] - 1)).all()
+    assert (windows.before[~begins & ~seconds, 0] == reader.tokens(reader.starts[~begins & ~seconds] - 2)).all()
     given = corrupt(many(layout), layout, 0.0, NONE, np.random.default_rng(0)).before
-    forgotten = (given == layout.null_tokens).all(1)
+    forgotten = (given == layout.null_tokens).all((1, 2))
     assert forgotten.mean() == pytest.approx(0.25, abs=0.06)
     assert (given[~forgotten] == many(layout).before[~forgotten]).all()
 

@@ -1,4 +1,4 @@
-"""The training loop that the tokenizer and the world model share: accelerate, AdamW, running mean, checkpoints, logs.
+"""The training loop that the tokenizer and the world model share: accelerate, optimizer, running mean, checkpoints, logs.
 
 Every draw is keyed by (seed, step, micro-batch), never taken from a running generator: so a resumed training equals the
 uninterrupted one bit for bit, and N processes see the micro-batches that one process with N-fold accumulation sees.
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 
 from data.errors import UserError
 from tokenizer.loop_config import LoopConfig, learning_rate_factor
+from tokenizer.muon import Muon
 from tokenizer.training_log import TrainingLog, bf16_is_fast
 from tokenizer.training_state import RunningMean, checkpoints, load_state, save_state
 
@@ -96,10 +97,10 @@ class _Loop:
         self.task, self.config, self.output = task, config, output
         output.mkdir(parents=True, exist_ok=True)
         device = cast(torch.device, PartialState().device)  # an Accelerator fixes its precision for the whole process
-        bf16 = config.precision == "bf16" or (config.precision == "auto" and bf16_is_fast(device))
+        bf16 = (config.precision if config.precision != "auto" else _precision(output, device, resume)) == "bf16"
         self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
         self.model = task.model.to(self.accelerator.device)
-        self.optimizer = _adamw(self.model, config)
+        self.optimizer = _optimizer(self.model, config)
         self.mean = RunningMean(self.model, config.ema_decay) if config.ema_decay else None
         self.step = self._resume() if resume else 0
         self.wrapped = self.accelerator.prepare_model(_LossModule(task))
@@ -112,7 +113,8 @@ class _Loop:
     def run(self) -> dict[str, float]:
         self._announce()
         figures: dict[str, float] = {}
-        with TrainingLog(self.output, self.config, self.step, self.accelerator.is_main_process) as log:
+        dtype = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
+        with TrainingLog(self.output, self.config, self.step, self.accelerator.is_main_process, dtype) as log:
             for batches in self._batches():
                 parts, norm = self._update(batches)
                 self.step += 1
@@ -266,20 +268,32 @@ class _Loop:
         return min(seconds)
 
 
-def _adamw(model: nn.Module, config: LoopConfig) -> torch.optim.AdamW:
+def _precision(output: Path, device: torch.device, resume: bool) -> str:
+    """The faster one on this machine; a training that goes on keeps the one that it began with."""
+    run = output / "run.json"
+    if resume and run.exists():
+        return "bf16" if json.loads(run.read_text())["precision"] == "bf16" else "fp32"
+    return "bf16" if bf16_is_fast(device) else "fp32"
+
+
+def _optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
+    """Weight decay on matrices and convolutions alone; only these are orthogonalised by Muon, embeddings are tables of rows."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
+    maps = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     trained = [p for p in model.parameters() if p.requires_grad]
-    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings]
-    chosen = {id(p) for p in decayed}
-    groups = [
-        {"params": decayed, "weight_decay": config.weight_decay},
-        {"params": [p for p in trained if id(p) not in chosen], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, betas=(0.9, config.beta2), fused=True)
+    mapping = [p for p in trained if id(p) in maps]
+    decayed = [p for p in trained if p.ndim >= 2 and id(p) not in embeddings and id(p) not in maps]
+    chosen = {id(p) for p in (*mapping, *decayed)}
+    decay = {"weight_decay": config.weight_decay}
+    rest = {"params": [p for p in trained if id(p) not in chosen], "weight_decay": 0.0}
+    betas = (0.9, config.beta2)
+    if config.optimizer == "muon":
+        return Muon([{"params": mapping, "matrices": True, **decay}, {"params": decayed, **decay}, rest], config.learning_rate, betas)
+    return torch.optim.AdamW([{"params": [*mapping, *decayed], **decay}, rest], lr=config.learning_rate, betas=betas, fused=True)
 
 
 def _peak_memory_gib(device: torch.device, parameters: int) -> float:
-    """Peak so far plus AdamW's two moments, which the timed pass has not made yet."""
+    """Peak so far plus the optimizer's moments (AdamW's two; Muon's one is less), which the timed pass has not made yet."""
     import resource
 
     used = torch.cuda.max_memory_allocated(device) if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024

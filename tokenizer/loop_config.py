@@ -16,8 +16,10 @@ class LoopConfig:
     """Samples in one micro-batch on one device."""
     gradient_accumulation: int = 1
     """Micro-batches summed into one update."""
+    optimizer: Literal["muon", "adamw"] = "muon"
+    """'muon' (matrices along their orthogonalised momentum, the rest as AdamW) needs whole matrices; 'adamw' works sharded too."""
     learning_rate: float = 3e-4
-    """Peak learning rate of AdamW."""
+    """Peak learning rate; it means the same for both optimizers."""
     weight_decay: float = 0.01
     """Decoupled weight decay of the matrices; embeddings, norms and biases have none."""
     beta2: float = 0.99
@@ -29,7 +31,7 @@ class LoopConfig:
     gradient_clip: float = 1.0
     """Largest global gradient norm; larger gradients are scaled down to it."""
     precision: Literal["auto", "fp32", "bf16"] = "auto"
-    """Autocast of the forward pass; 'auto' takes bf16 where the hardware has it."""
+    """Autocast of the forward pass; 'auto' takes bf16 where it is measured to be faster."""
     ema_decay: float = 0.999
     """Decay of the running mean of the weights, which is what is evaluated and saved; 0 switches it off."""
     log_every: int = 20

@@ -18,6 +18,8 @@ class ModelConfig:
     """Number of blocks."""
     heads: int = 4
     """Attention heads; width / heads must be divisible by 8."""
+    code_width: int = 64
+    """Width of the vector that a token has before it is brought to D; the same vectors are what predictions are compared with."""
     mlp_width: int = 768
     """Hidden width of the SwiGLU."""
     context_steps: int = 16

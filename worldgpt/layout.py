@@ -21,6 +21,16 @@ from data.episode import ChannelSpec
 
 Kind = Literal["frame", "telemetry", "action"]
 
+SEEN_STEPS = 3
+"""Steps that hints are taken from: the one before the last, the last, and the present one as far as it is known."""
+_FRAME_HINTS = (
+    (0, 0, 0),
+    *((1, row, column) for row in (-1, 0, 1) for column in (-1, 0, 1)),
+    *((2, 0, -1), (2, -1, -1), (2, -1, 0), (2, -1, 1)),
+)
+"""(seen step, row offset, column offset) of the codes around a code to be predicted: all that a raster order knows by then."""
+_CHANNEL_HINTS = ((0, 0, 0), (1, 0, 0))
+
 
 @dataclass(frozen=True)
 class Codebook:
@@ -134,6 +144,26 @@ class Layout:
         channels = len(self.of_kind("telemetry")) + len(self.of_kind("action"))
         positions += [(bottom, i) for i in range(channels)]
         return np.array(positions, np.int64)
+
+    def hint_places(self, stream: Stream) -> np.ndarray:
+        """(tokens, hints) int64: what stands around each token of a stream, as places in the flattened (SEEN_STEPS, J) steps.
+
+        A frame code has the 3x3 codes around it one step back, itself two steps back, and those to the left and above in its own step;
+        a channel has itself one and two steps back. SEEN_STEPS * J where that lies outside the grid.
+        """
+        hints = _FRAME_HINTS if stream.kind == "frame" else _CHANNEL_HINTS
+        places = np.full((stream.tokens, len(hints)), SEEN_STEPS * self.tokens_per_step, np.int64)
+        for token in range(stream.tokens):
+            row, column = divmod(token, stream.columns)
+            for i, (step, down, right) in enumerate(hints):
+                r, c = row + down, column + right
+                if 0 <= r < stream.rows and 0 <= c < stream.columns:
+                    places[token, i] = step * self.tokens_per_step + self.spans[stream.name].start + r * stream.columns + c
+        return places
+
+    def hint_count(self, kind: str) -> int:
+        """Number of hints that a token of this kind has."""
+        return len(_FRAME_HINTS if kind == "frame" else _CHANNEL_HINTS)
 
     @cached_property
     def null_tokens(self) -> np.ndarray:

@@ -16,7 +16,7 @@ def token_nats(model: WorldGPT, hidden: Tensor, tokens: Tensor) -> dict[str, Ten
     nats = {}
     for stream in model.layout.streams:
         span = model.layout.spans[stream.name]
-        logits = model.heads[stream.codebook](predicting[:, :, span])  # (B, T, n, V)
+        logits = model.tables[stream.codebook].logits(predicting[:, :, span])  # (B, T, n, V)
         target = tokens[:, :, span]
         null = model.layout.codebook(stream).null_id
         flat = F.cross_entropy(logits.flatten(0, 2).float(), target.flatten(), ignore_index=null, reduction="none")

@@ -1,8 +1,9 @@
 """WorldGPT: a causal transformer over steps of [prompt][frame codes][telemetry][actions].
 
 After GAIA-1 (Hu et al. 2023, arXiv:2309.17080, section 2.2) and IRIS (Micheli et al. 2023, arXiv:2209.00588); blocks with
-RMSNorm and SwiGLU. Added here: the previous-step hint. The input at each position also holds an embedding of the token one
-step back at the place of the token to be predicted, so that "stays as it was" needs no attention at all.
+RMSNorm and SwiGLU. Added here: hints. The input at each position also holds what stands around the token to be predicted, as far as
+it is known (one and two steps back, and beside it), and the channels of the step before: so that "stays as it was" and "moves as it
+did" need no attention at all, and an action is seen wherever it acts.
 
 Axes: B worlds, T steps, P prompt positions, J tokens a step, S = P + J, D width, V ids of a codebook, U distinct prompts.
 """
@@ -24,8 +25,9 @@ from conditioning.text_config import TextConfig
 from worldgpt.attention import WorldGPTAttention, rms_norm
 from worldgpt.config import ModelConfig
 from worldgpt.kv_cache import RingCache
-from worldgpt.layout import Layout
+from worldgpt.layout import SEEN_STEPS, Layout, Stream
 from worldgpt.rope import rotation
+from worldgpt.token_table import TokenTable
 
 
 class WorldGPTConfig(PreTrainedConfig):
@@ -103,14 +105,20 @@ class WorldGPT(PreTrainedModel):
         self.text = build_text_encoder(TextConfig(**config.text))
         self.prompt_in = nn.Linear(config.text["width"], width, bias=False)
         self.look_in = nn.Linear(config.text["width"], width, bias=False)
-        self.token_in = nn.ModuleDict({c.name: nn.Embedding(c.size + 1, width) for c in self.layout.codebooks})
-        self.hint_in = nn.ModuleDict({c.name: nn.Embedding(c.size + 1, width) for c in self.layout.codebooks})
+        code_width, frame = config.model["code_width"], {s.codebook for s in self.layout.of_kind("frame")}
+        self.tables = nn.ModuleDict({c.name: TokenTable(c.size, code_width, width, ordered=c.name not in frame) for c in self.layout.codebooks})
+        self.token_in = nn.ModuleDict({c.name: nn.Linear(code_width, width, bias=False) for c in self.layout.codebooks})
+        hints = {s.codebook: self.layout.hint_count(s.kind) for s in self.layout.streams}
+        self.hint_in = nn.ModuleDict({name: nn.Linear(count * code_width, 2 * width, bias=False) for name, count in hints.items()})
+        channels = [s.codebook for s in self.layout.streams if s.kind != "frame"]
+        self.motion_in = nn.ModuleDict({name: nn.Linear(code_width, 2 * width, bias=False) for name in channels})
+        self.hint_out = nn.Linear(width, width, bias=False)
         self.place_in = nn.ParameterDict({s.name: torch.empty(s.tokens, width) for s in self.layout.streams})
         self.prompt_place = nn.Parameter(torch.empty(self.layout.prompt_tokens, width))
         self.blocks = nn.ModuleList(WorldGPTBlock(config, i) for i in range(config.layers))
-        self.heads = nn.ModuleDict({c.name: nn.Linear(width, c.size, bias=False) for c in self.layout.codebooks})
         self.activation_checkpointing = False
         """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work."""
+        self._places: dict[str, Tensor] = {}
         self.post_init()
 
     @torch.no_grad()
@@ -121,7 +129,7 @@ class WorldGPT(PreTrainedModel):
             nn.init.normal_(module.weight, std=scale / (2 * self.config.layers) ** 0.5 if residual else scale)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding):
+        elif isinstance(module, nn.Embedding) and not any(module is table.rows for table in getattr(self, "tables", {}).values()):
             nn.init.normal_(module.weight, std=scale)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
@@ -143,43 +151,62 @@ class WorldGPT(PreTrainedModel):
 
     # -- embeddings ---------------------------------------------------------------------------------------------------------
 
-    def _tokens_in(self, tables: nn.ModuleDict, tokens: Tensor, start: int) -> Tensor:
-        """Embeddings of the tokens start .. start + n - 1 of a step, (..., n) -> (..., n, D)."""
-        pieces = self.layout.pieces(start, start + tokens.shape[-1])
-        return torch.cat([tables[s.codebook](tokens[..., a - start : b - start]) for s, a, b in pieces], dim=-2)
+    def _hints(self, seen: Tensor, start: int, stop: int) -> Tensor:
+        """What is known around the tokens start .. stop - 1 that are to be predicted: (..., SEEN_STEPS, J) -> (..., n, D)."""
+        layout, flat = self.layout, seen.flatten(-2)
+        motion = [
+            self.motion_in[s.codebook](self.tables[s.codebook](seen[..., -2, layout.spans[s.name].start]))
+            for s in layout.streams
+            if s.kind != "frame"
+        ]
+        parts = []
+        for stream, first, last in layout.pieces(start, stop):
+            places = self._hint_places(stream, first, last, seen.device)
+            ids = F.pad(flat, (0, 1), value=layout.codebook(stream).null_id)[..., places]  # (..., n, hints)
+            parts.append(self.hint_in[stream.codebook](self.tables[stream.codebook](ids).flatten(-2)))
+        gate, up = (torch.cat(parts, dim=-2) + (sum(motion)[..., None, :] if motion else 0)).chunk(2, dim=-1)
+        return self.hint_out(F.silu(gate) * up)
 
-    def embed_prompt(self, prompts: Tensor, previous: Tensor) -> Tensor:
-        """Prompt positions (..., P, D) from embeddings (..., P, D_text); the last one holds the hint for token 0 of (..., J)."""
+    def _hint_places(self, stream: Stream, first: int, last: int, device: torch.device) -> Tensor:
+        if stream.name not in self._places:
+            self._places[stream.name] = torch.as_tensor(self.layout.hint_places(stream), device=device)
+        begin = self.layout.spans[stream.name].start
+        return self._places[stream.name][first - begin : last - begin]
+
+    def embed_prompt(self, prompts: Tensor, seen: Tensor) -> Tensor:
+        """Prompt positions (..., P, D) from embeddings (..., P, D_text); the last one predicts token 0 and holds its hints."""
         x = self.prompt_in(prompts) + self.prompt_place
-        hint = self._tokens_in(self.hint_in, previous[..., :1], 0)
-        return torch.cat([x[..., :-1, :], x[..., -1:, :] + hint], dim=-2)
+        return torch.cat([x[..., :-1, :], x[..., -1:, :] + self._hints(seen, 0, 1)], dim=-2)
 
-    def embed_tokens(self, tokens: Tensor, previous: Tensor, start: int, prompts: Tensor) -> Tensor:
-        """Positions of tokens start .. start + n - 1, (..., n) -> (..., n, D), with hints from the step before, (..., J).
+    def embed_tokens(self, seen: Tensor, start: int, stop: int, prompts: Tensor) -> Tensor:
+        """Positions of the tokens start .. stop - 1 of the newest step in `seen` (..., SEEN_STEPS, J): (..., n, D).
 
         The mean of the prompt's embeddings (..., P, D_text) is added at each: so a prompt tells from the first update on, before
         attention has learned where prompts stand.
         """
-        stop = start + tokens.shape[-1]
-        spans = self.layout.spans
-        places = [self.place_in[s.name][a - spans[s.name].start : b - spans[s.name].start] for s, a, b in self.layout.pieces(start, stop)]
+        pieces, spans = self.layout.pieces(start, stop), self.layout.spans
+        places = [self.place_in[s.name][a - spans[s.name].start : b - spans[s.name].start] for s, a, b in pieces]
+        tokens = [self.token_in[s.codebook](self.tables[s.codebook](seen[..., -1, a:b])) for s, a, b in pieces]
         # Divided by its width, the look moves as fast in training as an embedding does; else it drowns the tokens at once.
         look = self.look_in(prompts.mean(-2) / prompts.shape[-1])[..., None, :]
-        x = self._tokens_in(self.token_in, tokens, start) + torch.cat(places) + look
-        hinted = previous[..., start + 1 : stop + 1]  # the step's last token predicts nothing and has no hint
-        if not hinted.shape[-1]:
+        x = torch.cat(tokens, dim=-2) + torch.cat(places) + look
+        hinted = min(stop + 1, self.layout.tokens_per_step)  # the step's last token predicts nothing and has no hints
+        if hinted == start + 1:
             return x
-        return x + F.pad(self._tokens_in(self.hint_in, hinted, start + 1), (0, 0, 0, x.shape[-2] - hinted.shape[-1]))
+        return x + F.pad(self._hints(seen, start + 1, hinted), (0, 0, 0, stop + 1 - hinted))
 
     def embed(self, tokens: Tensor, prompts: Tensor, before: Tensor | None = None) -> Tensor:
-        """Whole steps: tokens (B, T, J), prompts (B, T, P, D_text) -> (B, T, S, D). `before` (B, J): the step before, else NULL."""
+        """Whole steps: tokens (B, T, J), prompts (B, T, P, D_text) -> (B, T, S, D). `before` (B, 2, J): the steps before, else NULL."""
         if before is None:
-            before = repeat(self.null_tokens(tokens.device), "j -> b j", b=len(tokens))
-        previous = torch.cat([before[:, None], tokens[:, :-1]], dim=1)
-        return torch.cat([self.embed_prompt(prompts, previous), self.embed_tokens(tokens, previous, 0, prompts)], dim=2)
+            before = self.unseen(len(tokens))[:, :-1]
+        known = torch.cat([before, tokens], dim=1)
+        seen = torch.stack([known[:, i : i + tokens.shape[1]] for i in range(SEEN_STEPS)], dim=2)  # (B, T, SEEN_STEPS, J)
+        return torch.cat([self.embed_prompt(prompts, seen), self.embed_tokens(seen, 0, self.layout.tokens_per_step, prompts)], dim=2)
 
-    def null_tokens(self, device: torch.device) -> Tensor:
-        return torch.as_tensor(self.layout.null_tokens, device=device)
+    def unseen(self, batch: int) -> Tensor:
+        """(B, SEEN_STEPS, J) NULL: what is known before the first step."""
+        null = torch.as_tensor(self.layout.null_tokens, device=self.prompt_place.device)
+        return repeat(null, "j -> b seen j", b=batch, seen=SEEN_STEPS)
 
     # -- positions ----------------------------------------------------------------------------------------------------------
 
@@ -194,7 +221,7 @@ class WorldGPT(PreTrainedModel):
     def forward(self, tokens: Tensor, prompts: Tensor, before: Tensor | None = None, times: Tensor | None = None) -> Tensor:
         """Hidden states (B, T, S, D) of windows: tokens (B, T, J), prompts (B, T, P, D_text).
 
-        `before` (B, J) is the step before the window (default: none, NULL); `times` (T,) are given where steps have gaps.
+        `before` (B, 2, J) are the two steps before the window (default: none, NULL); `times` (T,) are given where steps have gaps.
         """
         steps = tokens.shape[1]
         x = rearrange(self.embed(tokens, prompts, before), "b t s d -> b (t s) d")
@@ -212,7 +239,7 @@ class WorldGPT(PreTrainedModel):
     def logits(self, hidden: Tensor, token: int) -> Tensor:
         """Logits (..., V) for token `token` of a step from the hidden state (..., D) at the position before it."""
         stream, _, _ = self.layout.pieces(token, token + 1)[0]
-        return self.heads[stream.codebook](hidden)
+        return self.tables[stream.codebook].logits(hidden)
 
     # -- with a cache -------------------------------------------------------------------------------------------------------
 

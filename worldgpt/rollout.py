@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from conditioning.guidance import guided_logits
+from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
 from worldgpt.sampling import SamplingConfig, draw, keyed_uniforms
 
@@ -37,7 +38,8 @@ class Rollout:
         self.branches = 1 if guidance == 1 else 2
         self.cache = model.new_cache(len(self.worlds) * self.branches, window_steps)
         self.device = model.prompt_place.device
-        self.previous = model.null_tokens(self.device).expand(len(self.worlds), -1)
+        self.seen = model.unseen(len(self.worlds))
+        """(B, SEEN_STEPS, J): the newest steps, the last one as far as it is known."""
         self.steps = 0
         """Steps generated so far."""
 
@@ -45,11 +47,12 @@ class Rollout:
     def start(self, context: Tensor, prompts: Tensor, negative: Tensor) -> None:
         """Read context steps (B, T, J), the last ones that the window can hold; prompts and negative (B, P, D_text)."""
         held = self.cache.window_steps - 1
-        context = context.to(self.device).repeat(self.branches, 1, 1)
-        before = context[:, -held - 1] if context.shape[1] > held else None
-        branches = self._branches(prompts, negative)[:, None].expand(-1, min(held, context.shape[1]), -1, -1)
-        self.model.prefill(context[:, -held:], branches, self.cache, before)
-        self.previous = context[: len(self.worlds), -1]
+        known = torch.cat([self.seen[:, 1:], context.to(self.device)], dim=1)
+        held = min(held, context.shape[1])
+        branches = self._branches(prompts, negative)[:, None].expand(-1, held, -1, -1)
+        before, read = known[:, -held - 2 : -held], known[:, -held:]
+        self.model.prefill(read.repeat(self.branches, 1, 1), branches, self.cache, before.repeat(self.branches, 1, 1))
+        self.seen = known[:, -SEEN_STEPS:].clone()
 
     @torch.inference_mode()
     def step(self, prompts: Tensor, negative: Tensor, forced: Tensor) -> Tensor:
@@ -58,10 +61,10 @@ class Rollout:
         by, first = self.cache.begin_step(), layout.prompt_tokens
         uniforms = keyed_uniforms(self.seed, self.worlds, self.steps, layout.tokens_per_step).to(self.device)
         tokens, known = forced.to(self.device).clone(), (forced != FREE).all(0).tolist()
-        previous = self.previous.repeat(self.branches, 1)
         prompts = self._branches(prompts, negative)
-        x = model.embed_prompt(prompts, previous)
-        hidden = model.extend(x, by[:first], self.cache)[:, -1]
+        self.seen = torch.cat([self.seen[:, 1:], tokens[:, None]], dim=1)
+        seen = self.seen.repeat(self.branches, 1, 1)
+        hidden = model.extend(model.embed_prompt(prompts, seen), by[:first], self.cache)[:, -1]
         start = 0
         while start < layout.tokens_per_step:
             if not known[start]:
@@ -71,10 +74,12 @@ class Rollout:
             stop = start + 1
             while stop < layout.tokens_per_step and known[stop]:
                 stop += 1
-            x = model.embed_tokens(tokens[:, start:stop].repeat(self.branches, 1), previous, start, prompts)
+            seen[:, -1, start:stop] = tokens[:, start:stop].repeat(self.branches, 1)
+            x = model.embed_tokens(seen, start, stop, prompts)
             hidden = model.extend(x, by[first + start : first + stop], self.cache)[:, -1]
             start = stop
-        self.previous, self.steps = tokens, self.steps + 1
+        self.seen[:, -1] = tokens
+        self.steps += 1
         return tokens
 
     def _branches(self, prompts: Tensor, negative: Tensor) -> Tensor:

@@ -82,10 +82,12 @@ class WorldTask:
     def flops(self) -> float:
         """6 a weight and position (Kaplan et al. 2020), and the causal half of attention's two products, forward and backward."""
         config, layout, steps = self.config.model, self.model.layout, self.config.model.context_steps
-        positions = steps * layout.positions_per_step
-        weights = sum(p.numel() for p in self.model.blocks.parameters())
-        heads = steps * sum(s.tokens * layout.codebook(s).size for s in layout.streams) * config.width
-        return self.config.loop.batch_size * 6.0 * (positions * weights + heads + positions**2 * config.width * config.layers)
+        positions, width, code = steps * layout.positions_per_step, config.width, config.code_width
+        blocks = positions * sum(p.numel() for p in self.model.blocks.parameters())
+        # A token is brought in, its hints too, and compared with every id of its codebook.
+        around = [code * width + layout.hint_count(s.kind) * code * 2 * width + width**2 + width * code for s in layout.streams]
+        ends = steps * sum(s.tokens * (a + code * layout.codebook(s).size) for s, a in zip(layout.streams, around, strict=True))
+        return self.config.loop.batch_size * 6.0 * (blocks + ends + positions**2 * width * config.layers)
 
 
 def build_model(config: WorldTrainConfig, store: TokenStore, source: WorldGPT | None = None) -> WorldGPT:
@@ -168,6 +170,7 @@ def comparison(report: Mapping[str, Any]) -> str:
     names = tuple(n for n in names if n in report["held_out"])
     lines = [f"held out{'':<12}" + "".join(f"{n:>19}" for n in names)]
     lines += [f"{name:<20}" + "".join(f"{row[n]:>19.3f}" for n in names) for name, row in rows.items()]
-    if "frame_nats_shuffled_actions" in report["held_out"]:
-        lines.append(f"frame_nats with shuffled actions: {report['held_out']['frame_nats_shuffled_actions']:.3f}")
+    shuffled = [n for n in (f"{kind}_nats_shuffled_actions" for kind in ("frame", "telemetry")) if n in report["held_out"]]
+    if shuffled:
+        lines.append("with shuffled actions: " + "  ".join(f"{n.split('_shuffled')[0]} {report['held_out'][n]:.3f}" for n in shuffled))
     return "\n".join(lines)

@@ -13,11 +13,12 @@ from torch import Tensor
 
 from conditioning.channels import ChannelSet
 from conditioning.guidance import DropoutConfig
-from worldgpt.layout import Layout
+from worldgpt.layout import SEEN_STEPS, Layout
 from worldgpt.token_store import TokenStore, drive_of, window_captions
 
+PAST_STEPS = SEEN_STEPS - 1
 FORGOTTEN = 0.25
-"""Share of training windows without a step before: as a rollout begins. The rest begin as a rolling window does, with a past."""
+"""Share of training windows without steps before: as a rollout begins. The rest begin as a rolling window does, with a past."""
 
 
 @dataclass(frozen=True)
@@ -29,7 +30,7 @@ class Windows:
     captions: list[list[str]]
     """B lists of T captions; "" where nothing is said."""
     before: np.ndarray
-    """(B, J) int64: the step before each window, the first hint; NULL where a drive begins."""
+    """(B, 2, J) int64: the two steps before each window, the first hints; NULL before a drive begins."""
 
     def __getitem__(self, rows: slice) -> "Windows":
         return Windows(self.tokens[rows], self.captions[rows], self.before[rows])
@@ -55,12 +56,14 @@ class WindowReader:
 
     def read(self, rows: np.ndarray, rng: np.random.Generator | None) -> Windows:
         """The windows that begin at `rows` of the split; captions are drawn with `rng`."""
-        captions, begins = [], np.zeros(len(rows), bool)
+        captions, firsts = [], np.zeros(len(rows), np.int64)
         for i, row in enumerate(rows.tolist()):
             drive = drive_of(self.drives, row)
             captions.append(window_captions(drive, row - drive.first, self.steps, rng))
-            begins[i] = row == drive.first
-        before = np.where(begins[:, None], self.layout.null_tokens, self.tokens(np.maximum(rows - 1, 0)))
+            firsts[i] = drive.first
+        earlier = rows[:, None] - np.arange(PAST_STEPS, 0, -1)  # (B, PAST_STEPS)
+        there = earlier >= firsts[:, None]
+        before = np.where(there[..., None], self.tokens(np.maximum(earlier, firsts[:, None])), self.layout.null_tokens)
         return Windows(self.tokens(rows[:, None] + np.arange(self.steps)), captions, before)
 
     def tokens(self, index: np.ndarray) -> np.ndarray:
@@ -71,11 +74,11 @@ class WindowReader:
 
 
 def corrupt(windows: Windows, layout: Layout, history_corruption: float, dropout: DropoutConfig, rng: np.random.Generator) -> Windows:
-    """What goes into the model in training: codes exchanged, channels and captions dropped, the step before sometimes forgotten.
+    """What goes into the model in training: codes exchanged, channels and captions dropped, the steps before sometimes forgotten.
 
     Exchanged codes come from other places of the same batch, so they are codes that occur. The targets stay as they are.
     """
-    steps = np.concatenate([windows.before[:, None], windows.tokens], axis=1)  # (B, 1 + T, J)
+    steps = np.concatenate([windows.before, windows.tokens], axis=1)  # (B, PAST_STEPS + T, J)
     batch, span = len(steps), layout.span_of_kind("frame")
     frames = steps[..., span]
     share = rng.random((batch, 1, 1)) * history_corruption
@@ -87,11 +90,12 @@ def corrupt(windows: Windows, layout: Layout, history_corruption: float, dropout
         steps[dropped, :, span] = layout.null_tokens[span]
     silent, forgotten = rng.random(batch) < dropout.text, rng.random(batch) < FORGOTTEN
     captions = [[""] * len(row) if silent[i] else row for i, row in enumerate(windows.captions)]
-    return Windows(steps[:, 1:], captions, np.where(forgotten[:, None], layout.null_tokens, steps[:, 0]))
+    past = np.where(forgotten[:, None, None], layout.null_tokens, steps[:, :PAST_STEPS])
+    return Windows(steps[:, PAST_STEPS:], captions, past)
 
 
 def model_batch(inputs: Windows, targets: np.ndarray, text: Any) -> dict[str, Tensor]:
-    """Tensors of a batch: inputs, targets (B, T, J), before (B, J), pieces (U, L) of the distinct prompts, prompt (B, T) their index."""
+    """Tensors of a batch: inputs, targets (B, T, J), before (B, 2, J), pieces (U, L) of the distinct prompts, prompt (B, T) their index."""
     distinct = {caption: i for i, caption in enumerate(dict.fromkeys(c for row in inputs.captions for c in row))}
     index = torch.tensor([[distinct[c] for c in row] for row in inputs.captions])
     return {

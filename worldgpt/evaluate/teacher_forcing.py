@@ -36,7 +36,7 @@ def batch_nats(model: WorldGPT, batch: dict[str, Tensor]) -> dict[str, Tensor]:
 @torch.no_grad()
 def teacher_forcing(model: WorldGPT, windows: Windows, batch_size: int) -> dict[str, float]:
     """Nats/token of frames (all, and those codes that changed since the last step), telemetry and actions; bits/frame;
-    and the frames' nats with each window's actions exchanged for another's."""
+    and the nats of frames and telemetry with each window's actions exchanged for another's."""
     layout, tokens = model.layout, windows.tokens
     nats = window_nats(model, windows, tokens, batch_size)[:, 1:]
     figures = by_kind(nats, tokens, model)
@@ -45,7 +45,8 @@ def teacher_forcing(model: WorldGPT, windows: Windows, batch_size: int) -> dict[
         shuffled = tokens.copy()
         shuffled[..., span] = np.roll(tokens[..., span], max(1, len(tokens) // 2), axis=0)
         other = window_nats(model, replace(windows, tokens=shuffled), tokens, batch_size)[:, 1:]
-        figures["frame_nats_shuffled_actions"] = by_kind(other, tokens, model)["frame_nats"]
+        moved = by_kind(other, tokens, model)
+        figures |= {f"{name}_shuffled_actions": moved[name] for name in ("frame_nats", "telemetry_nats") if name in moved}
     return figures
 
 

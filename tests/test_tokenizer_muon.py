@@ -1,0 +1,48 @@
+"""Muon: what it makes of a matrix, what the rest gets, and that its state survives a checkpoint."""
+
+import pytest
+import torch
+from torch import nn
+
+from tokenizer.muon import Muon, orthogonal
+
+
+@pytest.mark.parametrize("shape", [(24, 24), (12, 40), (40, 12)])
+def test_orthogonal_keeps_the_directions_and_levels_the_lengths(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    inside = u.T @ orthogonal(matrix) @ vh.T
+    assert (inside - torch.diag(inside.diag())).abs().max() < 1e-3
+    assert inside.diag().min() > 0.5 and inside.diag().max() < 1.3
+    assert torch.allclose(orthogonal(matrix), orthogonal(1000 * matrix), atol=1e-4)
+
+
+def test_the_rest_moves_as_in_adamw() -> None:
+    torch.manual_seed(0)
+    ours, theirs = nn.Embedding(5, 3), nn.Embedding(5, 3)
+    theirs.load_state_dict(ours.state_dict())
+    muon = Muon([{"params": [ours.weight], "weight_decay": 0.1}], 0.01, (0.9, 0.95))
+    adamw = torch.optim.AdamW(theirs.parameters(), lr=0.01, betas=(0.9, 0.95), weight_decay=0.1, eps=1e-8)
+    for step in range(6):
+        for table, optimizer in ((ours, muon), (theirs, adamw)):
+            optimizer.zero_grad()
+            (table(torch.tensor([step % 5, 1])) ** 2).sum().backward()
+            optimizer.step()
+    torch.testing.assert_close(ours.weight, theirs.weight, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("module", [nn.Linear(8, 6, bias=False), nn.Conv2d(4, 8, 3, bias=False)])
+def test_an_update_of_a_matrix_has_the_size_of_adamws(module: nn.Module) -> None:
+    (weight,) = module.parameters()
+    before = weight.detach().clone()
+    weight.grad = 100 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(1))
+    Muon([{"params": [weight], "matrices": True}], 0.01, (0.9, 0.95)).step()
+    moved = (weight.detach() - before).square().mean().sqrt()
+    assert 0.1 * 0.01 < moved < 0.3 * 0.01
+
+
+def test_weight_decay_shrinks_by_the_learning_rate_alone() -> None:
+    weight = nn.Parameter(torch.ones(4, 4))
+    weight.grad = torch.zeros(4, 4)
+    Muon([{"params": [weight], "matrices": True, "weight_decay": 0.5}], 0.1, (0.9, 0.95)).step()
+    torch.testing.assert_close(weight.detach(), torch.full((4, 4), 0.95))
