@@ -95,8 +95,8 @@ def read_shard_info(path: Path) -> ShardInfo:
         raise UserError(f"{path}: expected a shard of episodes, got a damaged or foreign file") from error
 
 
-def read_shard(path: Path, info: ShardInfo, start: int, stop: int) -> Episode:
-    """Steps start <= t < stop of the drive at `path`; reads only the chunks that hold them."""
+def read_shard(path: Path, info: ShardInfo, start: int, stop: int, *, frames: bool = True) -> Episode:
+    """Steps start <= t < stop of the drive at `path`; reads only the chunks that hold them, and no pictures where `frames` is False."""
     import pyarrow as pa
     import pyarrow.parquet as pq
 
@@ -104,7 +104,8 @@ def read_shard(path: Path, info: ShardInfo, start: int, stop: int) -> Episode:
     last = max(first + 1, -(-stop // CHUNK_STEPS))
     try:
         with pq.ParquetFile(path) as file:
-            table = file.read_row_groups(list(range(first, last)))
+            columns = [name for name in file.schema_arrow.names if frames or not name.startswith("frames_")]
+            table = file.read_row_groups(list(range(first, last)), columns=columns)
     except (pa.ArrowInvalid, OSError) as error:
         raise UserError(f"{path}: expected a shard of episodes, got a damaged file") from error
     return _episode(table, info, start, start - first * CHUNK_STEPS, stop - start)
@@ -216,7 +217,7 @@ def _episode(table: "pa.Table", info: ShardInfo, start: int, skip: int, steps: i
         drive_id=record.drive_id,
         fps=signals.fps,
         timestamps_s=flat("timestamps_s"),
-        frames={name: frames(f"frames_{name}", size) for name, size in signals.frame_sizes.items()},
+        frames={n: frames(f"frames_{n}", size) for n, size in signals.frame_sizes.items() if f"frames_{n}" in table.column_names},
         codes={name: flat(f"codes_{name}", h * w).reshape(steps, h, w) for name, (h, w) in signals.code_grids.items()},
         telemetry=channels("telemetry", len(signals.telemetry)),
         telemetry_channels=signals.telemetry,

@@ -54,14 +54,14 @@ class EpisodeStore:
             raise UserError(f"{self.path}: expected a split {split!r}, got only {', '.join(self.splits)}")
         return found
 
-    def read(self, drive_id: str, start: int = 0, stop: int | None = None) -> Episode:
-        """Steps start <= t < stop (None: to the end) of a drive, with its captions and labels."""
+    def read(self, drive_id: str, start: int = 0, stop: int | None = None, *, frames: bool = True) -> Episode:
+        """Steps start <= t < stop (None: to the end) of a drive, with its captions and labels; without its frames it is read at once."""
         record = self._record(drive_id)
         stop = record.steps if stop is None else stop
         if not 0 <= start < stop <= record.steps:
             raise UserError(f"{drive_id}: expected steps within 0..{record.steps}, got {start}..{stop}")
         info = ShardInfo(record, self.manifest.signals, self.manifest.settings)
-        return read_shard(self.path / record.file, info, start, stop)
+        return read_shard(self.path / record.file, info, start, stop, frames=frames)
 
     def episodes(self, split: str) -> Iterator[Episode]:
         """Every drive of a split, whole, one after the other."""

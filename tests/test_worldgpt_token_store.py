@@ -18,7 +18,9 @@ CPU = torch.device("cpu")
 
 
 class Counting:
-    """A tokenizer that counts the frames it encodes."""
+    """A tokenizer that counts the frames it encodes, and breaks off at `most` of them."""
+
+    most: int | None = None
 
     def __init__(self, store: EpisodeStore) -> None:
         self.inner, self.frames = column_tokenizer(store), 0
@@ -31,6 +33,8 @@ class Counting:
         return self
 
     def encode(self, frames: torch.Tensor) -> torch.Tensor:
+        if self.most is not None and self.frames + len(frames) > self.most:
+            raise KeyboardInterrupt
         self.frames += len(frames)
         return self.inner.encode(frames)
 
@@ -101,14 +105,30 @@ def test_encodes_once_until_data_or_tokenizer_change(tmp_path: Path) -> None:
     assert tokenizer.frames == 3 * STEPS
     larger = write_columns(tmp_path / "larger", range(3), range(3, 4))
     found = encode_store(larger, tokenizer, folder, device=CPU)
-    assert tokenizer.frames == (3 + 4) * STEPS
+    assert tokenizer.frames == (3 + 1) * STEPS, "only the new drive is encoded"
     assert found.info.data_hash == larger.hash
     with torch.no_grad():
         next(tokenizer.inner.parameters()).add_(1.0)
     found = encode_store(larger, tokenizer, folder, device=CPU)
-    assert tokenizer.frames == (3 + 4 + 4) * STEPS
+    assert tokenizer.frames == (4 + 4) * STEPS
     assert found.info.tokenizer_hash == tokenizer.content_hash()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".tmp")] == []
+
+
+def test_an_interrupted_encoding_goes_on_where_it_was(tmp_path: Path) -> None:
+    store = write_columns(tmp_path / "data", range(3), range(3, 4))
+    whole = encode_store(store, column_tokenizer(store), tmp_path / "whole" / "tokens", device=CPU)
+    tokenizer, folder = Counting(store), tmp_path / "cut" / "tokens"
+    tokenizer.most = 2 * STEPS
+    with pytest.raises(KeyboardInterrupt):
+        encode_store(store, tokenizer, folder, device=CPU)
+    assert not folder.exists()
+    tokenizer.most = None
+    found = encode_store(store, tokenizer, folder, device=CPU)
+    assert tokenizer.frames == 4 * STEPS
+    for split in ("train", "val"):
+        for ours, theirs in zip(found.arrays(split), whole.arrays(split), strict=True):
+            assert (ours == theirs).all()
 
 
 def coded_episode(number: int) -> Episode:

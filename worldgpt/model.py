@@ -165,7 +165,7 @@ class WorldGPT(PreTrainedModel):
             ids = F.pad(flat, (0, 1), value=layout.codebook(stream).null_id)[..., places]  # (..., n, hints)
             parts.append(self.hint_in[stream.codebook](self.tables[stream.codebook](ids).flatten(-2)))
         gate, up = (torch.cat(parts, dim=-2) + (sum(motion)[..., None, :] if motion else 0)).chunk(2, dim=-1)
-        return self.hint_out(F.silu(gate) * up)
+        return self.hint_out(F.silu(gate + 1) * up)  # open from the start, so that copying is learned before anything else
 
     def _hint_places(self, stream: Stream, first: int, last: int, device: torch.device) -> Tensor:
         if stream.name not in self._places:

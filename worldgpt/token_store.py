@@ -16,7 +16,7 @@ from einops import rearrange
 
 from data.episode import Caption, ChannelSpec, Episode
 from data.errors import UserError
-from data.folder import atomic_folder, read_json, write_json
+from data.folder import atomic_file, atomic_folder, read_json, write_json
 from data.progress import Bar
 
 SIDECAR = "tokens.json"
@@ -144,20 +144,47 @@ def window_captions(drive: TokenDrive, start: int, steps: int, rng: np.random.Ge
 def encode_store(store: Any, tokenizer: Any, folder: Path, *, device: torch.device, batch_size: int = 64) -> TokenStore:
     """Encode every split of a data.store.EpisodeStore into `folder`, or open what is there if data and tokenizer are the same.
 
-    A store whose source shipped codes needs no tokenizer (None).
+    Codes are kept drive by drive in `<folder>/../drives-<tokenizer>/`, named by the drive's content: so an interrupted run goes on where it
+    was, and of a set that has grown only the new drives are encoded. A store whose source shipped codes needs no tokenizer (None).
     """
     tokenizer_hash = tokenizer.content_hash() if tokenizer is not None else "codes"
     if (folder / SIDECAR).exists():
         found = TokenStore.open(folder)
         if (found.info.tokenizer_hash, found.info.data_hash) == (tokenizer_hash, store.hash):
             return found
+    kept = folder.parent / f"drives-{tokenizer_hash}"
     with atomic_folder(folder) as part:
-        info = _encode_splits(store, tokenizer, tokenizer_hash, part, device, batch_size)
+        info = _encode_splits(store, tokenizer, tokenizer_hash, part, _Encoder(store, tokenizer, kept, device, batch_size))
         write_json(part / SIDECAR, {"format": FORMAT, **asdict(info)})
     return TokenStore.open(folder)
 
 
-def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path, device: torch.device, batch_size: int) -> TokenStoreInfo:
+class _Encoder:
+    """Codes of one drive at a time, from what was kept or from its frames."""
+
+    def __init__(self, store: Any, tokenizer: Any, kept: Path, device: torch.device, batch_size: int) -> None:
+        self.store, self.kept, self.device, self.batch_size = store, kept, device, batch_size
+        self.tokenizer = tokenizer.to(device).eval() if tokenizer is not None else None
+
+    def codes(self, record: Any, bar: Bar) -> np.ndarray:
+        """(T, C) int32, all cameras' codes a step."""
+        path = self.kept / f"{record.content_hash}.npy"
+        if self.tokenizer is not None and path.exists():
+            bar.advance(record.steps)
+            return _load(path)
+        codes = []
+        for start in range(0, record.steps, CHUNK_STEPS):
+            episode = self.store.read(record.drive_id, start, min(start + CHUNK_STEPS, record.steps))
+            codes.append(_codes(episode, self.store.manifest.cameras, self.tokenizer, self.device, self.batch_size))
+            bar.advance(episode.steps)
+        whole = np.concatenate(codes)
+        if self.tokenizer is not None:
+            with atomic_file(path) as temp, temp.open("wb") as file:
+                np.save(file, whole)
+        return whole
+
+
+def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path, encoder: _Encoder) -> TokenStoreInfo:
     """Write the arrays of every split; a step's numbers sit in memory, its frames do not."""
     manifest = store.manifest
     grids: dict[str, tuple[int, int]] = dict(manifest.signals.code_grids)
@@ -165,7 +192,6 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
     if tokenizer is not None:
         size, codebook_size = manifest.size, tokenizer.codebook_size
         grids = {camera: tokenizer.grid(*size) for camera in manifest.cameras}
-        tokenizer = tokenizer.to(device).eval()
     drives: list[TokenDrive] = []
     for split in manifest.splits:
         rows, codes, channels = 0, [], []
@@ -174,11 +200,8 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
             for record in records:
                 drives.append(TokenDrive(record.drive_id, split, rows, rows + record.steps, record.captions, record.labels))
                 rows += record.steps
-                for start in range(0, record.steps, CHUNK_STEPS):
-                    episode = store.read(record.drive_id, start, min(start + CHUNK_STEPS, record.steps))
-                    codes.append(_codes(episode, manifest.cameras, tokenizer, device, batch_size))
-                    channels.append(_channels(episode))
-                    bar.advance(episode.steps)
+                codes.append(encoder.codes(record, bar))
+                channels.append(_channels(store.read(record.drive_id, frames=False)))
         whole = np.concatenate(codes)
         if tokenizer is None:
             codebook_size = max(codebook_size, int(whole.max()) + 1)
