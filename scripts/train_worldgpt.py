@@ -1,6 +1,5 @@
 """Train the world model: `python scripts/train_worldgpt.py`, after scripts/train_tokenizer.py."""
 
-from pathlib import Path
 from typing import Any, cast
 
 import cli
@@ -16,23 +15,27 @@ def main() -> None:
     from data.folder import prepare_output, remove_if_unused
     from data.store import EpisodeStore
     from tokenizer.model import load_tokenizer
+    from worldgpt.mixture import Mixture, parse_data
     from worldgpt.token_store import encode_store
     from worldgpt.train import check_tokenizer, train_worldgpt
 
-    ensure_data(config.data)
-    store = EpisodeStore.open(config.data)
-    tokenizer = None
-    if store.manifest.signals.frame_sizes:
-        tokenizer = load_tokenizer(config.tokenizer)
-        check_tokenizer(tokenizer, store.manifest, config.tokenizer)
+    folders = parse_data(config.data)
+    for folder in folders:
+        ensure_data(folder)
+    sets = [EpisodeStore.open(folder) for folder in folders]
+    tokenizer = load_tokenizer(config.tokenizer) if any(s.manifest.signals.frame_sizes for s in sets) else None
+    if tokenizer is not None:
+        for one in sets:
+            check_tokenizer(tokenizer, one.manifest, config.tokenizer)
     processes = PartialState()
     with processes.main_process_first():
         output = prepare_output(config.output, resume=config.resume, overwrite=config.overwrite)
     try:
         with processes.main_process_first():
-            cache = Path(config.data) / "cache" / f"tokens-{tokenizer.content_hash() if tokenizer else 'codes'}"
-            tokens = encode_store(store, tokenizer, cache, device=cast(Any, processes.device))
-        train_worldgpt(config, tokens, tokenizer, output)
+            cache = f"tokens-{tokenizer.content_hash() if tokenizer else 'codes'}"
+            device = cast(Any, processes.device)
+            tokens = [encode_store(one, tokenizer, one.path / "cache" / cache, device=device) for one in sets]
+        train_worldgpt(config, Mixture(tuple(tokens), tuple(folders.values())), tokenizer, output)
     finally:
         remove_if_unused(output)
     processes.print(f"world model: {output}")

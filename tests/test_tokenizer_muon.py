@@ -10,7 +10,7 @@ from tokenizer.muon import Muon, orthogonal
 @pytest.mark.parametrize("shape", [(24, 24), (12, 40), (40, 12)])
 def test_orthogonal_keeps_the_directions_and_levels_the_lengths(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
-    u, s, vh = torch.linalg.svd(matrix, full_matrices=False)
+    u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
     inside = u.T @ orthogonal(matrix) @ vh.T
     assert (inside - torch.diag(inside.diag())).abs().max() < 1e-3
     assert inside.diag().min() > 0.5 and inside.diag().max() < 1.3

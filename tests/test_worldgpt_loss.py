@@ -34,7 +34,7 @@ def test_equals_a_plain_loop(model: WorldGPT) -> None:
 def test_the_total_is_the_weighted_mean_over_a_step(model: WorldGPT) -> None:
     tokens = random_tokens(model.layout, 2, 3)
     nats = token_nats(model, model(tokens, random_prompts(model, 2, 3)), tokens)
-    loss, parts = total_loss(model, nats, channel_weight=2.5)
+    loss, parts = total_loss(model, nats, tokens, channel_weight=2.5)
     weighted = [(2.5 if s.kind != "frame" else 1.0, n) for s in model.layout.streams for n in nats[s.name].flatten(0, 1).mean(0)]
     assert float(loss) == pytest.approx(sum(w * float(n) for w, n in weighted) / sum(w for w, _ in weighted), rel=1e-5)
     for kind in ("frame", "telemetry", "action"):
@@ -42,9 +42,20 @@ def test_the_total_is_the_weighted_mean_over_a_step(model: WorldGPT) -> None:
         assert float(parts[f"{kind}_nats"]) == pytest.approx(float(flat.mean()), rel=1e-5)
 
 
+@torch.no_grad()
+def test_missing_targets_do_not_dilute_the_mean(model: WorldGPT) -> None:
+    tokens, span = random_tokens(model.layout, 2, 3), model.layout.span_of_kind("telemetry")
+    prompts, null = random_prompts(model, 2, 3), torch.from_numpy(model.layout.null_tokens)
+    missing = tokens.clone()
+    missing[1, :, span] = null[span]
+    nats = token_nats(model, model(tokens, prompts), missing)
+    _, parts = total_loss(model, nats, missing, channel_weight=1.0)
+    assert float(parts["telemetry_nats"]) == pytest.approx(float(nats["telemetry/channel0_norm"][0].mean()), rel=1e-5)
+
+
 def test_a_missing_target_sends_no_gradient(model: WorldGPT) -> None:
     tokens = torch.from_numpy(model.layout.null_tokens).expand(2, 3, -1)
-    loss, _ = total_loss(model, token_nats(model, model(tokens, random_prompts(model, 2, 3)), tokens), channel_weight=1.0)
+    loss, _ = total_loss(model, token_nats(model, model(tokens, random_prompts(model, 2, 3)), tokens), tokens, channel_weight=1.0)
     assert float(loss.detach()) == 0
     loss.backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())

@@ -17,6 +17,7 @@ from world_samples import LOOP, MODEL, column_tokenizer, train_config
 from data.errors import UserError
 from data.store import EpisodeStore
 from tokenizer.training_state import checkpoints
+from worldgpt.mixture import Mixture
 from worldgpt.pipeline import WorldGPTPipeline, load_world_model
 from worldgpt.token_store import TokenStore
 from worldgpt.train import WorldTask, build_model, check_tokenizer, comparison, train_worldgpt
@@ -61,7 +62,7 @@ def test_a_run_leaves_everything_that_it_promises(trained: Path) -> None:
 @pytest.fixture
 def train(column_store: EpisodeStore, column_tokens: TokenStore, tmp_path: Path):
     def run(name: str, **changes: object) -> Path:
-        train_worldgpt(train_config(tmp_path / name, **changes), column_tokens, column_tokenizer(column_store), tmp_path / name)
+        train_worldgpt(train_config(tmp_path / name, **changes), Mixture.of(column_tokens), column_tokenizer(column_store), tmp_path / name)
         return tmp_path / name
 
     return run
@@ -97,7 +98,7 @@ def test_checkpointed_activations_train_the_same(train) -> None:
 
 def test_batches_are_functions_of_seed_step_and_micro(column_store: EpisodeStore, column_tokens: TokenStore, tmp_path: Path) -> None:
     config = train_config(tmp_path)
-    task = WorldTask(config, build_model(config, column_tokens), column_tokens, column_tokenizer(column_store))
+    task = WorldTask(config, build_model(config, Mixture.of(column_tokens)), Mixture.of(column_tokens), column_tokenizer(column_store))
     first = task.batch(3, 1)
     task.batch(0, 0)
     assert all(torch.equal(value, first[name]) for name, value in task.batch(3, 1).items())
@@ -111,7 +112,7 @@ def test_work_is_counted(column_store: EpisodeStore, column_tokens: TokenStore, 
     from torch.utils.flop_counter import FlopCounterMode
 
     config = train_config(tmp_path)
-    task = WorldTask(config, build_model(config, column_tokens), column_tokens, column_tokenizer(column_store))
+    task = WorldTask(config, build_model(config, Mixture.of(column_tokens)), Mixture.of(column_tokens), column_tokenizer(column_store))
     assert task.units() == ("tokens", 4 * 3 * 6)
     generator = torch.Generator()
     with FlopCounterMode(display=False) as counter:
@@ -125,7 +126,7 @@ def test_another_tokenizer_cannot_go_on(train, column_tokens: TokenStore, column
     train("run")
     other = TokenStore(column_tokens.folder, replace(column_tokens.info, tokenizer_hash="other"))
     with pytest.raises(UserError, match=r"run: was trained with tokenizer \w+, the one given is other; --resume needs the same"):
-        train_worldgpt(train_config(tmp_path / "run", resume=True), other, column_tokenizer(column_store), tmp_path / "run")
+        train_worldgpt(train_config(tmp_path / "run", resume=True), Mixture.of(other), column_tokenizer(column_store), tmp_path / "run")
 
 
 def test_a_tokenizer_of_other_data_is_refused_by_name(column_store: EpisodeStore) -> None:

@@ -11,6 +11,7 @@ from world_samples import LOOP, TEXT, column_tokenizer, random_model, train_conf
 
 from data.episode import ChannelSpec
 from data.errors import UserError
+from worldgpt.mixture import Mixture
 from worldgpt.model import WorldGPT
 from worldgpt.token_store import TokenStore
 from worldgpt.train import build_model, train_worldgpt
@@ -35,7 +36,7 @@ def channel_weights(channel: str) -> list[str]:
 
 
 def fine_tuned(store: TokenStore, source: WorldGPT) -> tuple[WorldGPT, str]:
-    model = build_model(train_config(Path("unused"), loop=replace(LOOP, seed=1)), store, source)
+    model = build_model(train_config(Path("unused"), loop=replace(LOOP, seed=1)), Mixture.of(store), source)
     return model, load_matching(model, source)
 
 
@@ -67,7 +68,7 @@ def test_the_text_comes_with_its_pieces_or_not_at_all(column_tokens: TokenStore,
     assert torch.equal(model.text.proto, source.text.proto)
     assert text_of(source, replace(TEXT, width=32)) is None
     theirs = random_model().float()  # its pieces were learned from other captions
-    mine = build_model(train_config(Path("unused")), column_tokens)
+    mine = build_model(train_config(Path("unused")), Mixture.of(column_tokens))
     pieces = mine.text.tokenize(["night on a road"])
     line = load_matching(mine, theirs)
     assert "text.piece_table.weight" in line
@@ -84,7 +85,7 @@ def test_fine_tuning_starts_from_what_was_known(
 ) -> None:
     loop = replace(LOOP, steps=1, learning_rate=1e-6)
     config = train_config(tmp_path / "tuned", loop=loop, init_from=str(trained))
-    report = train_worldgpt(config, column_tokens, column_tokenizer(column_store), tmp_path / "tuned")
+    report = train_worldgpt(config, Mixture.of(column_tokens), column_tokenizer(column_store), tmp_path / "tuned")
     assert f"{trained}: 100% of the weights loaded; fresh: nothing" in capsys.readouterr().out
     before = json.loads((trained / "report.json").read_text())["held_out"]["frame_nats"]
     assert report["held_out"]["frame_nats"] == pytest.approx(before, rel=0.05)
@@ -94,5 +95,5 @@ def test_fine_tuning_starts_from_what_was_known(
 def test_a_missing_checkpoint_is_told(column_store, column_tokens: TokenStore, tmp_path: Path) -> None:
     config = train_config(tmp_path / "new", init_from=str(tmp_path / "absent"))
     with pytest.raises(UserError, match=r"absent: expected a world model checkpoint, found no config\.json"):
-        train_worldgpt(config, column_tokens, column_tokenizer(column_store), tmp_path / "new")
+        train_worldgpt(config, Mixture.of(column_tokens), column_tokenizer(column_store), tmp_path / "new")
     assert not (tmp_path / "new").exists()

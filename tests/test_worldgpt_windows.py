@@ -1,5 +1,7 @@
 """Laws of the windows: true tokens of one drive; noise goes into the inputs alone, in the stated shares."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,7 +9,10 @@ from world_samples import STEPS, random_model, random_tokens
 
 from conditioning.channels import ChannelSet
 from conditioning.guidance import DropoutConfig
+from data.episode import ChannelSpec
+from data.errors import UserError
 from worldgpt.layout import Layout
+from worldgpt.mixture import Mixture, parse_data
 from worldgpt.token_store import TokenStore
 from worldgpt.windows import WindowReader, Windows, corrupt, model_batch
 
@@ -22,7 +27,7 @@ def layout(column_tokens: TokenStore) -> Layout:
 
 @pytest.fixture(scope="module")
 def reader(column_tokens: TokenStore, layout: Layout) -> WindowReader:
-    return WindowReader(column_tokens, "val", layout, 5)
+    return WindowReader(Mixture.of(column_tokens), "val", layout, 5)
 
 
 def many(layout: Layout, batch: int = 400) -> Windows:
@@ -34,7 +39,7 @@ def test_a_window_is_five_rows_of_one_drive(column_tokens: TokenStore, reader: W
     codes, channels = column_tokens.arrays("val")
     bins = ChannelSet((*column_tokens.info.telemetry, *column_tokens.info.actions)).tokens(np.asarray(channels))
     rows = np.array([0, STEPS - 5, STEPS, 3 * STEPS + 7])
-    windows = reader.read(rows, None)
+    windows = reader.parts[0].read(rows, None)
     assert windows.tokens.shape == (4, 5, layout.tokens_per_step)
     for window, captions, row in zip(windows.tokens, windows.captions, rows, strict=True):
         assert (window[:, :4] == codes[row : row + 5]).all()
@@ -53,11 +58,11 @@ def test_random_windows_are_drawn_by_the_generator_from_all_drives(reader: Windo
 
 
 def test_spaced_windows_are_the_same_each_time_and_reach_both_ends(reader: WindowReader) -> None:
-    windows = reader.spaced(7)
+    windows, part = reader.spaced(7), reader.parts[0]
     assert (windows.tokens == reader.spaced(7).tokens).all()
-    assert (windows.tokens[0] == reader.tokens(np.arange(5))).all()
-    assert (windows.tokens[-1] == reader.tokens(np.arange(len(reader.codes) - 5, len(reader.codes)))).all()
-    assert len(reader.spaced(10**6).tokens) == len(reader.starts)
+    assert (windows.tokens[0] == part.tokens(np.arange(5))).all()
+    assert (windows.tokens[-1] == part.tokens(np.arange(len(part.codes) - 5, len(part.codes)))).all()
+    assert len(reader.spaced(10**6).tokens) == len(part.starts)
 
 
 def test_corruption_leaves_the_truth_alone_and_keeps_its_share(layout: Layout) -> None:
@@ -81,7 +86,7 @@ def test_corruption_leaves_the_truth_alone_and_keeps_its_share(layout: Layout) -
 def test_the_step_before_is_true_missing_at_a_drive_begin_and_sometimes_forgotten(column_tokens) -> None:
     info = column_tokens.info
     layout = Layout.build(info.grids, info.codebook_size, info.telemetry, info.actions, prompt_tokens=2)
-    reader = WindowReader(column_tokens, "train", layout, 5)
+    reader = WindowReader(Mixture.of(column_tokens), "train", layout, 5).parts[0]
     windows = reader.read(reader.starts, None)
     begins = np.isin(reader.starts, [drive.first for drive in reader.drives])
     assert begins.any()
@@ -140,3 +145,41 @@ def test_a_batch_holds_each_prompt_once() -> None:
         gathered = model.text(batch["pieces"])[batch["prompt"]]
         for b, row in enumerate(captions):
             torch.testing.assert_close(gathered[b], model.text.encode(row), rtol=0, atol=1e-9)
+
+
+def test_sets_are_drawn_by_their_weights_and_what_one_lacks_is_null(column_tokens: TokenStore) -> None:
+    (speed,) = column_tokens.info.telemetry
+    brake = ChannelSpec("brake_norm", "1", 0.0, 1.0, bins=5)
+    other = TokenStore(column_tokens.folder, replace(column_tokens.info, actions=(brake,), telemetry=(replace(speed, high=16.0, bins=2),)))
+    mixture = Mixture((column_tokens, other), (3.0, 1.0))
+    assert [c.name for c in mixture.actions] == ["steering_norm", "brake_norm"]
+    assert mixture.telemetry == (replace(speed, high=16.0, bins=4),)  # the widest range, the most bins
+    layout = Layout.build(mixture.grids, mixture.codebook_size, mixture.telemetry, mixture.actions, prompt_tokens=2)
+    windows = WindowReader(mixture, "train", layout, 5).random(400, np.random.default_rng(0))
+    steering, braking = (windows.tokens[..., layout.spans[f"action/{c.name}"].start] for c in mixture.actions)
+    first = (braking == 5).all(1)  # NULL of five bins
+    assert first.mean() == pytest.approx(0.75, abs=0.07)
+    assert (steering[~first] == 3).all() and (steering[first] < 3).all() and (braking[~first] < 5).all()
+    both = WindowReader(mixture, "val", layout, 5).spaced(8)
+    assert len(both.tokens) == 8 and (both.tokens[:4, :, :5] == both.tokens[4:, :, :5]).all()
+
+
+def test_sets_that_do_not_go_together_are_refused(column_tokens: TokenStore) -> None:
+    info = column_tokens.info
+    for changes, told in (
+        ({"fps": 5.0}, "fps expected 10.0 as in .*, got 5.0"),
+        ({"tokenizer_hash": "other"}, "tokenizer_hash expected"),
+        ({"codebook_size": 9}, "codebook_size expected 15"),
+    ):
+        with pytest.raises(UserError, match=told):
+            Mixture.of(column_tokens, TokenStore(column_tokens.folder, replace(info, **changes)))
+    other = TokenStore(column_tokens.folder, replace(info, telemetry=(replace(info.telemetry[0], unit="km/h"),)))
+    with pytest.raises(UserError, match="channel 'speed_mps' expected the unit 'm/s', got 'km/h'"):
+        _ = Mixture.of(column_tokens, other).telemetry
+
+
+def test_weights_are_read_from_the_folder_names() -> None:
+    assert parse_data(["runs/a:2", "b", "c:0.5"]) == {"runs/a": 2.0, "b": 1.0, "c": 0.5}
+    for wrong, told in ((["a:x"], "got 'a:x'"), (["a:0"], "above 0, got 'a:0'"), (["a", "a:2"], "a is named twice"), ([], "at least one")):
+        with pytest.raises(UserError, match=told):
+            parse_data(wrong)

@@ -32,22 +32,22 @@ class Muon(torch.optim.Optimizer):
             for p in group["params"]:
                 if p.grad is not None:
                     p.mul_(1 - group["lr"] * group["weight_decay"])
-                    p.add_(update(p, self.state[p], group["betas"]), alpha=-group["lr"])
+                    p.add_(update(p.grad, self.state[p], group["betas"]), alpha=-group["lr"])
 
-    def _muon(self, p: Tensor, state: dict[str, Tensor], betas: tuple[float, float]) -> Tensor:
+    def _muon(self, gradient: Tensor, state: dict[str, Tensor], betas: tuple[float, float]) -> Tensor:
         if not state:
-            state["momentum"] = torch.zeros_like(p)
-        momentum = state["momentum"].lerp_(p.grad, 1 - MOMENTUM)
-        direction = orthogonal(p.grad.lerp(momentum, MOMENTUM).flatten(1))
-        return direction.view_as(p) * (MATCH_ADAMW * max(direction.shape) ** 0.5)
+            state["momentum"] = torch.zeros_like(gradient)
+        momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
+        direction = orthogonal(gradient.lerp(momentum, MOMENTUM).flatten(1))
+        return direction.view_as(gradient) * (MATCH_ADAMW * max(direction.shape) ** 0.5)
 
-    def _adamw(self, p: Tensor, state: dict[str, Tensor], betas: tuple[float, float]) -> Tensor:
+    def _adamw(self, gradient: Tensor, state: dict[str, Tensor], betas: tuple[float, float]) -> Tensor:
         """The update of Loshchilov & Hutter, "Decoupled weight decay regularization" (2019), algorithm 2."""
         if not state:
-            state |= {"exp_avg": torch.zeros_like(p), "exp_avg_sq": torch.zeros_like(p), "step": torch.zeros((), dtype=torch.float32)}
+            state |= {"exp_avg": torch.zeros_like(gradient), "exp_avg_sq": torch.zeros_like(gradient), "step": torch.zeros(())}
         state["step"] += 1
-        mean = state["exp_avg"].lerp_(p.grad, 1 - betas[0])
-        square = state["exp_avg_sq"].lerp_(p.grad.square(), 1 - betas[1])
+        mean = state["exp_avg"].lerp_(gradient, 1 - betas[0])
+        square = state["exp_avg_sq"].lerp_(gradient.square(), 1 - betas[1])
         step = float(state["step"])
         return (mean / (1 - betas[0] ** step)) / ((square / (1 - betas[1] ** step)).sqrt() + EPS)
 

@@ -10,13 +10,12 @@ import torch
 
 from tokenizer.loop_config import LoopConfig, learning_rate_factor
 
-
 BF16_GAIN = 1.2
 """Gain over float32 on a matrix product from which bf16 pays: autocast costs something too."""
 
 
 def bf16_is_fast(device: torch.device) -> bool:
-    """Whether bf16 is faster than float32 here: asked of a GPU, measured on a CPU, where some that have its instructions are slower with them."""
+    """Whether bf16 is faster than float32 here: asked of a GPU, measured on a CPU, as some with its instructions are slower for them."""
     if device.type == "cuda":
         return torch.cuda.is_bf16_supported(including_emulation=False)
     if device.type != "cpu" or not torch.ops.mkldnn._is_mkldnn_bf16_supported():

@@ -21,8 +21,8 @@ class Baselines:
     """(J,) smoothed share of steps in which the token at the place differs from that of the step before."""
 
     def unigram_nats(self, tokens: np.ndarray) -> np.ndarray:
-        """(..., J) nats of tokens (..., J) under the frequencies of their places."""
-        return np.stack([-self.log_unigram[j][tokens[..., j]] for j in range(tokens.shape[-1])], axis=-1)
+        """(..., J) nats of tokens (..., J) under the frequencies of their places; NaN where a token is NULL."""
+        return np.stack([-np.append(self.log_unigram[j], np.nan)[tokens[..., j]] for j in range(tokens.shape[-1])], axis=-1)
 
     def copy_nats(self, tokens: np.ndarray, previous: np.ndarray) -> np.ndarray:
         """(..., J) nats under: as the step before with probability 1 - changed, else as the frequencies of the place say."""
@@ -30,16 +30,15 @@ class Baselines:
         return -np.log((tokens == previous) * (1 - self.changed) + self.changed * frequency)
 
 
-def fit_baselines(tokens: np.ndarray, drive_starts: np.ndarray, sizes: list[int]) -> Baselines:
-    """Count tokens (N, J) of the training drives; `drive_starts` are the rows at which a drive begins, `sizes` J codebook sizes.
-
-    Ids at or beyond a codebook's size (NULL) are not counted.
-    """
+def fit_baselines(drives: list[np.ndarray], sizes: list[int]) -> Baselines:
+    """Count the tokens (N, J) of training drives; `sizes` are the J codebook sizes. Ids at or beyond one (NULL) are not counted."""
+    known = [tokens < np.array(sizes) for tokens in drives]
     tables = []
     for j, size in enumerate(sizes):
-        counts = np.bincount(tokens[:, j][tokens[:, j] < size], minlength=size) + SMOOTHING
+        found = [np.bincount(tokens[there[:, j], j], minlength=size) for tokens, there in zip(drives, known, strict=True)]
+        counts = np.sum(found, axis=0) + SMOOTHING
         tables.append(np.log(counts / counts.sum()))
-    follows = np.ones(len(tokens), bool)
-    follows[drive_starts] = False
-    differs = tokens[1:][follows[1:]] != tokens[:-1][follows[1:]]
-    return Baselines(tuple(tables), (differs.sum(0) + SMOOTHING) / (len(differs) + 2 * SMOOTHING))
+    both = [there[1:] & there[:-1] for there in known]
+    differs = np.sum([((tokens[1:] != tokens[:-1]) & pair).sum(0) for tokens, pair in zip(drives, both, strict=True)], axis=0)
+    pairs = np.sum([pair.sum(0) for pair in both], axis=0)
+    return Baselines(tuple(tables), (differs + SMOOTHING) / (pairs + 2 * SMOOTHING))

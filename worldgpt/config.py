@@ -36,8 +36,8 @@ class ModelConfig:
 class WorldTrainConfig:
     """Train the world model on a prepared data set, seen through a trained tokenizer."""
 
-    data: str = "runs/data/dashsim"
-    """Folder of a prepared data set (scripts/prepare_data.py); the embedded one is made if it is missing."""
+    data: tuple[str, ...] = ("runs/data/dashsim",)
+    """Folders of prepared data sets (scripts/prepare_data.py), each FOLDER or FOLDER:WEIGHT; the embedded one is made if it is missing."""
     tokenizer: str = "runs/tokenizer"
     """Folder of a trained tokenizer."""
     output: str = "runs/worldgpt"

@@ -1,10 +1,13 @@
 """Nats per stream from hidden states, heads applied only where their stream stands."""
 
+from typing import cast
+
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from worldgpt.model import WorldGPT
+from worldgpt.token_table import TokenTable
 
 
 def token_nats(model: WorldGPT, hidden: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -16,7 +19,7 @@ def token_nats(model: WorldGPT, hidden: Tensor, tokens: Tensor) -> dict[str, Ten
     nats = {}
     for stream in model.layout.streams:
         span = model.layout.spans[stream.name]
-        logits = model.tables[stream.codebook].logits(predicting[:, :, span])  # (B, T, n, V)
+        logits = cast(TokenTable, model.tables[stream.codebook]).logits(predicting[:, :, span])  # (B, T, n, V)
         target = tokens[:, :, span]
         null = model.layout.codebook(stream).null_id
         flat = F.cross_entropy(logits.flatten(0, 2).float(), target.flatten(), ignore_index=null, reduction="none")
@@ -24,14 +27,16 @@ def token_nats(model: WorldGPT, hidden: Tensor, tokens: Tensor) -> dict[str, Ten
     return nats
 
 
-def total_loss(model: WorldGPT, nats: dict[str, Tensor], channel_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
-    """Weighted mean over a step's tokens, and the mean nats/token of frames, telemetry and actions to log."""
+def total_loss(model: WorldGPT, nats: dict[str, Tensor], tokens: Tensor, channel_weight: float) -> tuple[Tensor, dict[str, Tensor]]:
+    """Weighted mean over the true tokens (B, T, J) that are there, and the mean nats/token of frames, telemetry and actions to log."""
     parts: dict[str, Tensor] = {}
-    weighted, weights = torch.zeros((), device=next(iter(nats.values())).device), 0.0
+    total, weights = torch.zeros((), device=tokens.device), torch.zeros((), device=tokens.device)
+    known = tokens != torch.as_tensor(model.layout.null_tokens, device=tokens.device)
     for kind, weight in (("frame", 1.0), ("telemetry", channel_weight), ("action", channel_weight)):
-        streams = [nats[s.name] for s in model.layout.of_kind(kind)]
+        streams = model.layout.of_kind(kind)
         if streams:
-            flat = torch.cat(streams, dim=-1)
-            weighted, weights = weighted + weight * flat.mean() * flat.shape[-1], weights + weight * flat.shape[-1]
-            parts[f"{kind}_nats"] = flat.detach().mean()
-    return weighted / weights, parts
+            summed = torch.stack([nats[s.name].sum() for s in streams]).sum()
+            count = known[..., model.layout.span_of_kind(kind)].sum()
+            total, weights = total + weight * summed, weights + weight * count
+            parts[f"{kind}_nats"] = summed.detach() / count.clamp(min=1)
+    return total / weights.clamp(min=1), parts

@@ -1,7 +1,7 @@
 """WorldGPT: a causal transformer over steps of [prompt][frame codes][telemetry][actions].
 
 After GAIA-1 (Hu et al. 2023, arXiv:2309.17080, section 2.2) and IRIS (Micheli et al. 2023, arXiv:2209.00588); blocks with
-RMSNorm and SwiGLU. Added here: hints. The input at each position also holds what stands around the token to be predicted, as far as
+layer norm and SwiGLU. Added here: hints. The input at each position also holds what stands around the token to be predicted, as far as
 it is known (one and two steps back, and beside it), and the channels of the step before: so that "stays as it was" and "moves as it
 did" need no attention at all, and an action is seen wherever it acts.
 
@@ -22,7 +22,7 @@ from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedMode
 from conditioning.channels import ChannelSet
 from conditioning.text import build_text_encoder
 from conditioning.text_config import TextConfig
-from worldgpt.attention import WorldGPTAttention, rms_norm
+from worldgpt.attention import WorldGPTAttention, norm
 from worldgpt.config import ModelConfig
 from worldgpt.kv_cache import RingCache
 from worldgpt.layout import SEEN_STEPS, Layout, Stream
@@ -78,13 +78,14 @@ class WorldGPTBlock(nn.Module):
         super().__init__()
         hidden = config.model["mlp_width"]
         self.attention = WorldGPTAttention(config, layer)
-        self.gate_up = nn.Linear(config.width, 2 * hidden, bias=False)
+        self.gate = nn.Linear(config.width, hidden, bias=False)
+        self.up = nn.Linear(config.width, hidden, bias=False)
         self.down = nn.Linear(hidden, config.width, bias=False)
 
     def forward(self, x: Tensor, by: Tensor, cache: RingCache | None = None) -> Tensor:
-        x = x + self.attention(rms_norm(x), by, cache)
-        gate, up = self.gate_up(rms_norm(x)).chunk(2, dim=-1)
-        return x + self.down(F.silu(gate) * up)
+        x = x + self.attention(norm(x), by, cache)
+        h = norm(x)
+        return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
 
 class WorldGPT(PreTrainedModel):
@@ -106,7 +107,9 @@ class WorldGPT(PreTrainedModel):
         self.prompt_in = nn.Linear(config.text["width"], width, bias=False)
         self.look_in = nn.Linear(config.text["width"], width, bias=False)
         code_width, frame = config.model["code_width"], {s.codebook for s in self.layout.of_kind("frame")}
-        self.tables = nn.ModuleDict({c.name: TokenTable(c.size, code_width, width, ordered=c.name not in frame) for c in self.layout.codebooks})
+        self.tables = nn.ModuleDict(
+            {c.name: TokenTable(c.size, code_width, width, ordered=c.name not in frame) for c in self.layout.codebooks}
+        )
         self.token_in = nn.ModuleDict({c.name: nn.Linear(code_width, width, bias=False) for c in self.layout.codebooks})
         hints = {s.codebook: self.layout.hint_count(s.kind) for s in self.layout.streams}
         self.hint_in = nn.ModuleDict({name: nn.Linear(count * code_width, 2 * width, bias=False) for name, count in hints.items()})
@@ -164,7 +167,10 @@ class WorldGPT(PreTrainedModel):
             places = self._hint_places(stream, first, last, seen.device)
             ids = F.pad(flat, (0, 1), value=layout.codebook(stream).null_id)[..., places]  # (..., n, hints)
             parts.append(self.hint_in[stream.codebook](self.tables[stream.codebook](ids).flatten(-2)))
-        gate, up = (torch.cat(parts, dim=-2) + (sum(motion)[..., None, :] if motion else 0)).chunk(2, dim=-1)
+        hints = torch.cat(parts, dim=-2)
+        if motion:
+            hints = hints + torch.stack(motion).sum(0)[..., None, :]
+        gate, up = hints.chunk(2, dim=-1)
         return self.hint_out(F.silu(gate + 1) * up)  # open from the start, so that copying is learned before anything else
 
     def _hint_places(self, stream: Stream, first: int, last: int, device: torch.device) -> Tensor:
@@ -229,7 +235,7 @@ class WorldGPT(PreTrainedModel):
         for block in self.blocks:
             checkpointed = self.activation_checkpointing and self.training
             x = checkpoint(block, x, by, use_reentrant=False) if checkpointed else block(x, by)
-        return rearrange(rms_norm(x), "b (t s) d -> b t s d", t=steps)
+        return rearrange(norm(x), "b (t s) d -> b t s d", t=steps)
 
     def predicting(self, hidden: Tensor) -> Tensor:
         """Of all positions (..., S, D) those that predict the J tokens, (..., J, D)."""
@@ -239,7 +245,7 @@ class WorldGPT(PreTrainedModel):
     def logits(self, hidden: Tensor, token: int) -> Tensor:
         """Logits (..., V) for token `token` of a step from the hidden state (..., D) at the position before it."""
         stream, _, _ = self.layout.pieces(token, token + 1)[0]
-        return self.tables[stream.codebook].logits(hidden)
+        return cast(TokenTable, self.tables[stream.codebook]).logits(hidden)
 
     # -- with a cache -------------------------------------------------------------------------------------------------------
 
@@ -255,7 +261,7 @@ class WorldGPT(PreTrainedModel):
         for block in self.blocks:
             x = block(x, by, cache)
         cache.advance(x.shape[1])
-        return rms_norm(x)
+        return norm(x)
 
     def prefill(self, tokens: Tensor, prompts: Tensor, cache: RingCache, before: Tensor | None = None) -> None:
         """Put context steps (B, T, J) with prompts (B, T, P, D_text) into an empty cache in one forward pass."""

@@ -20,10 +20,10 @@ from worldgpt.config import WorldTrainConfig
 from worldgpt.evaluate.teacher_forcing import baseline_figures, batch_nats, teacher_forcing
 from worldgpt.layout import Layout
 from worldgpt.loss import total_loss
+from worldgpt.mixture import Mixture
 from worldgpt.model import WorldGPT, WorldGPTConfig
 from worldgpt.pipeline import WorldGPTPipeline, load_world_model
 from worldgpt.samples import sample_sheet
-from worldgpt.token_store import TokenStore
 from worldgpt.transfer import load_matching, text_of
 from worldgpt.windows import WindowReader, corrupt, model_batch
 
@@ -34,12 +34,12 @@ BASELINE_ROWS = 200_000
 class WorldTask:
     """A tokenizer.loop.Task: windows of tokens in, nats out."""
 
-    def __init__(self, config: WorldTrainConfig, model: WorldGPT, store: TokenStore, tokenizer: FrameTokenizer | None) -> None:
-        self.config, self.model, self.store, self.tokenizer = config, model, store, tokenizer
+    def __init__(self, config: WorldTrainConfig, model: WorldGPT, mixture: Mixture, tokenizer: FrameTokenizer | None) -> None:
+        self.config, self.model, self.tokenizer = config, model, tokenizer
         steps = config.model.context_steps
-        self.training = WindowReader(store, "train", model.layout, steps)
-        self.single_steps = WindowReader(store, "train", model.layout, 1)
-        self.held_out = WindowReader(store, "val", model.layout, steps).spaced(config.evaluation_windows)
+        self.training = WindowReader(mixture, "train", model.layout, steps)
+        self.single_steps = WindowReader(mixture, "train", model.layout, 1)
+        self.held_out = WindowReader(mixture, "val", model.layout, steps).spaced(config.evaluation_windows)
 
     def batch(self, step: int, micro: int) -> Mapping[str, Tensor]:
         rng = keyed_rng(self.config.loop.seed, step, micro)
@@ -52,7 +52,7 @@ class WorldTask:
         return model_batch(inputs, windows.tokens, self.model.text)
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, parts = total_loss(self.model, batch_nats(self.model, dict(batch)), self.config.channel_weight)
+        loss, parts = total_loss(self.model, batch_nats(self.model, dict(batch)), batch["targets"], self.config.channel_weight)
         codes = sum(s.tokens for s in self.model.layout.of_kind("frame"))
         return loss, {**parts, "bits_per_frame": parts["frame_nats"] * codes / float(np.log(2))}
 
@@ -61,12 +61,9 @@ class WorldTask:
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """Trivial predictors on the same held-out windows."""
-        rows = min(BASELINE_ROWS, len(self.training.codes))
-        tokens = self.training.tokens(np.arange(rows))
-        starts = np.array([d.first for d in self.training.drives if d.first < rows])
         layout = self.model.layout
         sizes = [layout.codebook(s).size for s in layout.streams for _ in range(s.tokens)]
-        return baseline_figures(fit_baselines(tokens, starts, sizes), self.held_out, self.model)
+        return baseline_figures(fit_baselines(self.training.rows(BASELINE_ROWS), sizes), self.held_out, self.model)
 
     def save(self, folder: Path) -> None:
         WorldGPTPipeline(self.model, self.tokenizer).save_pretrained(folder)
@@ -90,22 +87,21 @@ class WorldTask:
         return self.config.loop.batch_size * 6.0 * (blocks + ends + positions**2 * width * config.layers)
 
 
-def build_model(config: WorldTrainConfig, store: TokenStore, source: WorldGPT | None = None) -> WorldGPT:
-    """A fresh model for an encoded set: layout, channels and text encoder fitted to it; or the text encoder of `source`, if it will do."""
-    info = store.info
-    captions = [c.text for d in store.drives("train") for c in d.captions]
+def build_model(config: WorldTrainConfig, mixture: Mixture, source: WorldGPT | None = None) -> WorldGPT:
+    """A fresh model for encoded sets: layout, channels and text encoder fitted to them; or the text encoder of `source`, if it will do."""
+    captions = [c.text for store in mixture.stores for d in store.drives("train") for c in d.captions]
     fitted = text_of(source, config.text) if source is not None else None
     text, proto = fitted or fit_text_encoder(captions, config.text)
-    layout = Layout.build(info.grids, info.codebook_size, info.telemetry, info.actions, text.prompt_tokens)
+    layout = Layout.build(mixture.grids, mixture.codebook_size, mixture.telemetry, mixture.actions, text.prompt_tokens)
     model_config = WorldGPTConfig(
         model=asdict(config.model),
         layout=layout.to_dict(),
         text=asdict(text),
-        telemetry=[asdict(c) for c in info.telemetry],
-        actions=[asdict(c) for c in info.actions],
-        fps=info.fps,
-        frame_size=info.frame_size,
-        tokenizer_hash=info.tokenizer_hash,
+        telemetry=[asdict(c) for c in mixture.telemetry],
+        actions=[asdict(c) for c in mixture.actions],
+        fps=mixture.fps,
+        frame_size=mixture.frame_size,
+        tokenizer_hash=mixture.tokenizer_hash,
     )
     with torch.random.fork_rng():
         torch.manual_seed(config.loop.seed)  # transformers' initial weights come from the global generator
@@ -128,31 +124,30 @@ def check_tokenizer(tokenizer: FrameTokenizer, manifest: Any, folder: str) -> No
         raise UserError(f"{folder}: the tokenizer was not trained on camera {missing[0]!r} (only on {', '.join(trained.cameras)})")
 
 
-def check_resume(output: Path, store: TokenStore) -> None:
+def check_resume(output: Path, mixture: Mixture) -> None:
     """UserError where the training in `output` saw frames through another tokenizer: its codes mean something else."""
     if not (output / "run.json").exists():
         return
     trained = read_json(output / "run.json").get("tokenizer_hash")
-    if trained != store.info.tokenizer_hash:
-        raise UserError(
-            f"{output}: was trained with tokenizer {trained}, the one given is {store.info.tokenizer_hash}; --resume needs the same"
-        )
+    if trained != mixture.tokenizer_hash:
+        told = f"{output}: was trained with tokenizer {trained}, the one given is {mixture.tokenizer_hash}"
+        raise UserError(f"{told}; --resume needs the same")
 
 
-def train_worldgpt(config: WorldTrainConfig, store: TokenStore, tokenizer: FrameTokenizer | None, output: Path) -> dict[str, Any]:
+def train_worldgpt(config: WorldTrainConfig, mixture: Mixture, tokenizer: FrameTokenizer | None, output: Path) -> dict[str, Any]:
     """Train, evaluate against baselines, write `output`; returns the report (empty on all processes but the first)."""
     from accelerate import PartialState
 
     began, processes = time.time(), PartialState()
     if config.resume:
-        check_resume(output, store)
+        check_resume(output, mixture)
     source = load_world_model(Path(config.init_from)) if config.init_from is not None else None
-    model = build_model(config, store, source)
+    model = build_model(config, mixture, source)
     model.activation_checkpointing = config.activation_checkpointing
     if source is not None:
         processes.print(f"{config.init_from}: {load_matching(model, source)}")
-    task = WorldTask(config, model, store, tokenizer)
-    description = {"config": asdict(config), "data_hash": store.info.data_hash, "tokenizer_hash": store.info.tokenizer_hash}
+    task = WorldTask(config, model, mixture, tokenizer)
+    description = {"config": asdict(config), "data_hash": mixture.data_hash, "tokenizer_hash": mixture.tokenizer_hash}
     figures = run_loop(task, config.loop, output, resume=config.resume, description=description)
     if not processes.is_main_process:
         return {}

@@ -4,6 +4,7 @@ Everything drawn is a pure function of (seed, step, micro-batch), so a training 
 Axes: B windows, T steps, J tokens a step, C codes a step, U distinct prompts, L pieces.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -11,9 +12,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conditioning.channels import ChannelSet
+from conditioning.channels import ChannelCodec
 from conditioning.guidance import DropoutConfig
+from data.episode import ChannelSpec
 from worldgpt.layout import SEEN_STEPS, Layout
+from worldgpt.mixture import Mixture
 from worldgpt.token_store import TokenStore, drive_of, window_captions
 
 PAST_STEPS = SEEN_STEPS - 1
@@ -37,22 +40,40 @@ class Windows:
 
 
 class WindowReader:
-    """Reads windows of one split of a token store in a given layout."""
+    """Reads windows of one split of a mixture of token stores in a given layout."""
 
-    def __init__(self, store: TokenStore, split: str, layout: Layout, steps: int) -> None:
+    def __init__(self, mixture: Mixture, split: str, layout: Layout, steps: int) -> None:
+        self.layout, self.steps = layout, steps
+        self.parts = [_Part(store, split, layout, (*mixture.telemetry, *mixture.actions), steps) for store in mixture.stores]
+        self.shares = np.array(mixture.weights) / sum(mixture.weights)
+
+    def random(self, batch: int, rng: np.random.Generator) -> Windows:
+        """Windows drawn from the sets by their weights, and evenly from all that a set has."""
+        counts = rng.multinomial(batch, self.shares)
+        chosen = [(part, part.starts[rng.integers(len(part.starts), size=count)]) for part, count in zip(self.parts, counts, strict=True)]
+        return _joined([part.read(rows, rng) for part, rows in chosen if len(rows)])
+
+    def spaced(self, count: int) -> Windows:
+        """About `count` windows (or all, if there are fewer) spaced evenly over the split, from every set alike; always the same."""
+        each = -(-count // len(self.parts))
+        chosen = [np.unique(np.linspace(0, len(part.starts) - 1, each).round().astype(int)) for part in self.parts]
+        return _joined([part.read(part.starts[rows], None) for part, rows in zip(self.parts, chosen, strict=True)])
+
+    def rows(self, most: int) -> list[np.ndarray]:
+        """Tokens (N, J) of every drive, as many as fit into `most` rows in all; from every set alike."""
+        return [tokens for part in self.parts for tokens in part.drive_tokens(most // len(self.parts))]
+
+
+class _Part:
+    """One split of one store, seen through the layout."""
+
+    def __init__(self, store: TokenStore, split: str, layout: Layout, channels: tuple[ChannelSpec, ...], steps: int) -> None:
         self.layout, self.steps = layout, steps
         self.codes, self.channels = store.arrays(split)
         self.starts, self.drives = store.window_starts(split, steps)
-        self.channel_set = ChannelSet((*store.info.telemetry, *store.info.actions))
-
-    def random(self, batch: int, rng: np.random.Generator) -> Windows:
-        """Windows drawn evenly from all that there are."""
-        return self.read(self.starts[rng.integers(len(self.starts), size=batch)], rng)
-
-    def spaced(self, count: int) -> Windows:
-        """`count` windows (or all, if there are fewer) spaced evenly over the split; always the same."""
-        chosen = np.unique(np.linspace(0, len(self.starts) - 1, count).round().astype(int))
-        return self.read(self.starts[chosen], None)
+        self.columns = _code_columns(store.info.grids)
+        names = [spec.name for spec in (*store.info.telemetry, *store.info.actions)]
+        self.codecs = {spec.name: (ChannelCodec(spec), names.index(spec.name)) for spec in channels if spec.name in names}
 
     def read(self, rows: np.ndarray, rng: np.random.Generator | None) -> Windows:
         """The windows that begin at `rows` of the split; captions are drawn with `rng`."""
@@ -67,10 +88,36 @@ class WindowReader:
         return Windows(self.tokens(rows[:, None] + np.arange(self.steps)), captions, before)
 
     def tokens(self, index: np.ndarray) -> np.ndarray:
-        """(..., J) int64 of the rows `index` (...): codes as stored, channels as bins."""
-        codes = self.codes[index].astype(np.int64)
-        channels = self.channel_set.tokens(self.channels[index])
-        return np.concatenate([codes, channels], axis=-1)
+        """(..., J) int64 of the rows `index` (...): codes as stored, channels as bins, NULL for what this set lacks."""
+        codes, channels = self.codes[index], self.channels[index]
+        tokens = np.broadcast_to(self.layout.null_tokens, (*index.shape, self.layout.tokens_per_step)).copy()
+        for stream in self.layout.streams:
+            span, name = self.layout.spans[stream.name], stream.name.partition("/")[2]
+            if stream.kind == "frame" and name in self.columns:
+                tokens[..., span] = codes[..., self.columns[name]]
+            elif stream.kind != "frame" and name in self.codecs:
+                codec, column = self.codecs[name]
+                tokens[..., span] = codec.tokens(channels[..., column])[..., None]
+        return tokens
+
+    def drive_tokens(self, most: int) -> list[np.ndarray]:
+        ends = np.cumsum([drive.steps for drive in self.drives])
+        kept = max(1, int(np.searchsorted(ends, most, side="right")))
+        return [self.tokens(np.arange(drive.first, min(drive.last, drive.first + most))) for drive in self.drives[:kept]]
+
+
+def _code_columns(grids: Mapping[str, tuple[int, int]]) -> dict[str, slice]:
+    """{camera: its columns in a store's codes}."""
+    columns, start = {}, 0
+    for camera, (height, width) in grids.items():
+        columns[camera] = slice(start, start + height * width)
+        start += height * width
+    return columns
+
+
+def _joined(parts: list[Windows]) -> Windows:
+    tokens, before = (np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "before"))
+    return Windows(tokens, [row for part in parts for row in part.captions], before)
 
 
 def corrupt(windows: Windows, layout: Layout, history_corruption: float, dropout: DropoutConfig, rng: np.random.Generator) -> Windows:

@@ -61,14 +61,16 @@ def baseline_figures(baselines: Baselines, windows: Windows, model: WorldGPT) ->
 
 
 def by_kind(nats: np.ndarray, tokens: np.ndarray, model: WorldGPT) -> dict[str, float]:
-    """Means by kind of stream of nats (B, T - 1, J) for the steps from the second on of tokens (B, T, J)."""
+    """Means by kind of stream of nats (B, T - 1, J) for the steps from the second on of tokens (B, T, J), NULL left out."""
     layout, figures = model.layout, {}
+    known = tokens[:, 1:] != layout.null_tokens
     for kind in ("frame", "telemetry", "action"):
-        if layout.of_kind(kind):
-            figures[f"{kind}_nats"] = float(nats[..., layout.span_of_kind(kind)].mean())
+        span = layout.span_of_kind(kind)
+        if known[..., span].any():
+            figures[f"{kind}_nats"] = float(nats[..., span][known[..., span]].mean())
     frames = layout.span_of_kind("frame")
-    changed = tokens[:, 1:, frames] != tokens[:, :-1, frames]
+    changed = (tokens[:, 1:, frames] != tokens[:, :-1, frames]) & known[..., frames]
     figures["changed_code_nats"] = float(nats[..., frames][changed].mean()) if changed.any() else 0.0
-    figures["changed_codes"] = float(changed.mean())
+    figures["changed_codes"] = float(changed.sum() / known[..., frames].sum())
     figures["bits_per_frame"] = figures["frame_nats"] * (frames.stop - frames.start) / np.log(2)
     return figures
