@@ -30,11 +30,11 @@ class DriveLog:
 
 
 def log_episodes(
-    log: DriveLog, pictures: Mapping[str, Iterable[np.ndarray]], codes: Mapping[str, np.ndarray] | None = None
+    log: DriveLog, pictures: Mapping[str, Iterable[np.ndarray]], codes: Mapping[str, np.ndarray] | None = None, codebook_size: int = 0
 ) -> Iterator[Episode]:
     """Episodes of up to 64 steps.
 
-    pictures: {camera: one uint8 (H, W, 3) a step, read as they are needed}; codes: {camera: (T, h, w)}.
+    pictures: {camera: one uint8 (H, W, 3) a step, read as they are needed}; codes: {camera: (T, h, w)}, out of `codebook_size` ids.
     """
     streams = {camera: iter(images) for camera, images in pictures.items()}
     steps = len(log.timestamps_s)
@@ -46,6 +46,7 @@ def log_episodes(
             timestamps_s=log.timestamps_s[part],
             frames={camera: np.stack(list(islice(stream, part.stop - start))) for camera, stream in streams.items()},
             codes={camera: grid[part].astype(np.int32) for camera, grid in (codes or {}).items()},
+            codebook_size=codebook_size,
             telemetry=log.table.telemetry[part],
             telemetry_channels=log.table.telemetry_channels,
             actions=log.table.actions[part],

@@ -65,6 +65,8 @@ class Episode:
     """{camera: uint8 (T, H, W, 3) RGB}."""
     codes: Mapping[str, np.ndarray] = field(default_factory=dict)
     """{camera: int32 (T, h, w)}, where a source ships codes in place of frames."""
+    codebook_size: int = 0
+    """Number of ids that `codes` are drawn from; 0 where there are none."""
     telemetry: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.float32))
     """(T, M) float32, in the units of `telemetry_channels`."""
     telemetry_channels: tuple[ChannelSpec, ...] = ()
@@ -89,6 +91,9 @@ class Episode:
         for name, array in {**self.frames, **self.codes, **self.truth}.items():
             if len(array) != self.steps:
                 raise UserError(f"{self.drive_id}: field {name!r} has {len(array)} steps, expected {self.steps} as in timestamps_s")
+        for name, codes in self.codes.items():
+            if codes.size and not 0 <= codes.min() <= codes.max() < self.codebook_size:
+                raise UserError(f"{self.drive_id}: codes of {name!r} expected 0..{self.codebook_size - 1}, got {codes.min()}..{codes.max()}")
         for name, frames in self.frames.items():
             if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
                 raise UserError(f"{self.drive_id}: camera {name!r} expected uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")

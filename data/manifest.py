@@ -29,6 +29,8 @@ class Signals:
     """{camera: (H, W)} in pixels, for cameras with frames."""
     code_grids: Mapping[str, tuple[int, int]]
     """{camera: (h, w)}, for cameras that came as codes."""
+    codebook_size: int
+    """Number of ids that codes are drawn from; 0 where there are none."""
     telemetry: tuple[ChannelSpec, ...]
     actions: tuple[ChannelSpec, ...]
     truth: tuple[str, ...]
@@ -41,6 +43,7 @@ class Signals:
             cameras={name: episode.cameras.get(name, Camera()) for name in names},
             frame_sizes={name: frames.shape[1:3] for name, frames in episode.frames.items()},
             code_grids={name: codes.shape[1:3] for name, codes in episode.codes.items()},
+            codebook_size=episode.codebook_size,
             telemetry=episode.telemetry_channels,
             actions=episode.action_channels,
             truth=tuple(episode.truth),
@@ -153,6 +156,7 @@ def signals_from_json(value: Mapping[str, Any]) -> Signals:
         cameras={name: Camera(**camera) for name, camera in value["cameras"].items()},
         frame_sizes={name: (int(h), int(w)) for name, (h, w) in value["frame_sizes"].items()},
         code_grids={name: (int(h), int(w)) for name, (h, w) in value["code_grids"].items()},
+        codebook_size=int(value.get("codebook_size", 0)),
         telemetry=tuple(ChannelSpec(**spec) for spec in value["telemetry"]),
         actions=tuple(ChannelSpec(**spec) for spec in value["actions"]),
         truth=tuple(value["truth"]),

@@ -219,6 +219,7 @@ def _episode(table: "pa.Table", info: ShardInfo, start: int, skip: int, steps: i
         timestamps_s=flat("timestamps_s"),
         frames={n: frames(f"frames_{n}", size) for n, size in signals.frame_sizes.items() if f"frames_{n}" in table.column_names},
         codes={name: flat(f"codes_{name}", h * w).reshape(steps, h, w) for name, (h, w) in signals.code_grids.items()},
+        codebook_size=signals.codebook_size,
         telemetry=channels("telemetry", len(signals.telemetry)),
         telemetry_channels=signals.telemetry,
         actions=channels("actions", len(signals.actions)),

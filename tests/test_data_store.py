@@ -100,7 +100,7 @@ def test_datasets_reads_it(store: EpisodeStore, tmp_path: Path, monkeypatch: pyt
 
 def test_codes_come_back(tmp_path: Path) -> None:
     codes = np.arange(40 * 6, dtype=np.int16).reshape(40, 2, 3)
-    episode = replace(make_episode(0, 40), frames={}, codes={"front": codes})
+    episode = replace(make_episode(0, 40), frames={}, codes={"front": codes}, codebook_size=1024)
     write(tmp_path / "s", [Drive("drive0", lambda: iter([episode]), "train")])
     store = EpisodeStore.open(tmp_path / "s")
     np.testing.assert_array_equal(store.read("drive0", 5, 39).codes["front"], codes[5:39])

@@ -188,7 +188,7 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
     """Write the arrays of every split; a step's numbers sit in memory, its frames do not."""
     manifest = store.manifest
     grids: dict[str, tuple[int, int]] = dict(manifest.signals.code_grids)
-    size, codebook_size = (0, 0), 0
+    size, codebook_size = (0, 0), manifest.signals.codebook_size
     if tokenizer is not None:
         size, codebook_size = manifest.size, tokenizer.codebook_size
         grids = {camera: tokenizer.grid(*size) for camera in manifest.cameras}
@@ -203,8 +203,6 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
                 codes.append(encoder.codes(record, bar))
                 channels.append(_channels(store.read(record.drive_id, frames=False)))
         whole = np.concatenate(codes)
-        if tokenizer is None:
-            codebook_size = max(codebook_size, int(whole.max()) + 1)
         np.save(folder / f"{split}.codes.npy", whole.astype(np.uint16 if whole.max() < 2**16 else np.int32))
         np.save(folder / f"{split}.channels.npy", np.concatenate(channels).astype(np.float32))
     return TokenStoreInfo(

@@ -78,7 +78,7 @@ def episodes(config: CommavqConfig, drive_id: str, path: Path, pose: Path | None
         table=channel_table(len(rows), telemetry, name=str(pose)),
         captions=() if config.caption is None else (Caption(0, len(rows), config.caption),),
     )
-    yield from log_episodes(log, {}, codes={CAMERA: codes[run][rows]})
+    yield from log_episodes(log, {}, codes={CAMERA: codes[run][rows]}, codebook_size=CODEBOOK_SIZE)
 
 
 def read_codes(path: Path) -> np.ndarray:
