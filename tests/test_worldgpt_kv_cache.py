@@ -21,14 +21,15 @@ def drive(model: WorldGPT, cache: RingCache, steps: int, seed: int = 0) -> list[
     """Run `steps` random steps through the cache, token by token; returns the hidden states (B, S, D) of each."""
     layout, hidden = model.layout, []
     tokens, prompts = random_tokens(layout, 2, steps, seed=seed), random_prompts(model, 2, steps, seed=seed)
-    known = torch.cat([model.unseen(2)[:, 1:], tokens], dim=1)
+    known = torch.cat([model.embedding.unseen(2)[:, 1:], tokens], dim=1)
     with torch.no_grad():
         for step in range(steps):
             by, first = cache.begin_step(), layout.prompt_tokens
             seen = known[:, step : step + SEEN_STEPS]
-            parts = [model.extend(model.embed_prompt(prompts[:, step], seen), by[:first], cache)]
+            conditions = model.embedding.conditions(seen, prompts[:, step])
+            parts = [model.extend(model.embedding.prompt(prompts[:, step], seen, conditions), by[:first], cache)]
             for token in range(layout.tokens_per_step):
-                x = model.embed_tokens(seen, token, token + 1, prompts[:, step])
+                x = model.embedding.tokens(seen, token, token + 1, conditions)
                 parts.append(model.extend(x, by[first + token : first + token + 1], cache))
             hidden.append(torch.cat(parts, dim=1))
     return hidden
@@ -104,7 +105,7 @@ def test_past_the_window_one_layer_equals_a_recomputed_window() -> None:
     cache = model.new_cache(2)
     hidden = drive(model, cache, steps)
     tokens, prompts = random_tokens(model.layout, 2, steps), random_prompts(model, 2, steps)
-    x = model.embed(tokens, prompts)[:, -window:].flatten(1, 2)
+    x = model.embedding(tokens, prompts)[:, -window:].flatten(1, 2)
     by = model.rotation_at(torch.arange(window))
     with torch.no_grad():
         fresh = norm(model.blocks[0](x, by))

@@ -59,7 +59,7 @@ def test_cached_equals_uncached(model: WorldGPT, context: int, chunk: int) -> No
     cache = model.new_cache(2)
     if context:
         model.prefill(tokens[:, :context], prompts[:, :context], cache)
-    embedded = model.embed(tokens, prompts)  # (B, T, S, D)
+    embedded = model.embedding(tokens, prompts)  # (B, T, S, D)
     for step in range(context, 4):
         by, parts = cache.begin_step(), []
         for start in range(0, layout.positions_per_step, chunk):
@@ -71,28 +71,29 @@ def test_cached_equals_uncached(model: WorldGPT, context: int, chunk: int) -> No
 @torch.no_grad()
 def test_embedding_in_pieces_equals_embedding_whole(model: WorldGPT) -> None:
     tokens, prompts = window(model, steps=3)
-    whole, first = model.embed(tokens, prompts)[:, 2], model.layout.prompt_tokens
+    whole, first = model.embedding(tokens, prompts)[:, 2], model.layout.prompt_tokens
     null = torch.as_tensor(model.layout.null_tokens)
     for start in range(model.layout.tokens_per_step):
         known = tokens.clone()
         known[:, 2, start:] = null[start:]  # what is not decided yet may not matter
-        torch.testing.assert_close(model.embed_prompt(prompts[:, 2], known), whole[:, :first], rtol=0, atol=1e-12)
+        conditions = model.embedding.conditions(known, prompts[:, 2])
+        torch.testing.assert_close(model.embedding.prompt(prompts[:, 2], known, conditions), whole[:, :first], rtol=0, atol=1e-12)
         for stop in range(start + 1, model.layout.tokens_per_step + 1):
             known[:, 2, :stop] = tokens[:, 2, :stop]
-            part = model.embed_tokens(known, start, stop, prompts[:, 2])
+            part = model.embedding.tokens(known, start, stop, conditions)
             torch.testing.assert_close(part, whole[:, first + start : first + stop], rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
 def test_hints_are_what_stands_around_the_token_to_come(model: WorldGPT) -> None:
     layout, (tokens, prompts) = model.layout, window(model, batch=1, steps=3)
-    base = model.embed(tokens, prompts)[0, 2]
+    base = model.embedding(tokens, prompts)[0, 2]
     places = [(s.name, s.kind, *divmod(i, s.columns)) for s in layout.streams for i in range(s.tokens)]
     for step in (0, 1):
         for token, (name, kind, row, column) in enumerate(places):
             changed = tokens.clone()
             changed[0, step, token] = layout.null_tokens[token]
-            differs = (model.embed(changed, prompts)[0, 2] != base).any(-1).nonzero().flatten() - layout.prompt_tokens + 1
+            differs = (model.embedding(changed, prompts)[0, 2] != base).any(-1).nonzero().flatten() - layout.prompt_tokens + 1
             if step == 0:
                 expected = [token]
             elif kind != "frame":
@@ -171,7 +172,7 @@ def test_the_hash_changes_with_any_weight() -> None:
     model = random_model()
     before = model.content_hash()
     with torch.no_grad():
-        model.prompt_place[0, 0] += 1e-12
+        model.embedding.prompt_place[0, 0] += 1e-12
     assert model.content_hash() != before
 
 

@@ -135,7 +135,7 @@ def test_a_prompt_change_acts_from_its_step_on(model: WorldGPT) -> None:
     changing = torch.cat([constant[:, :3], after[:, None].expand(-1, STEPS - 3, -1, -1)], dim=1)
     plain, changed = roll(model, range(2), prompts=constant), roll(model, range(2), prompts=changing)
     assert torch.equal(changed[:, :3], plain[:, :3])
-    assert not torch.equal(changed[:, 3], plain[:, 3])
+    assert not torch.equal(changed[:, 3:], plain[:, 3:])
 
 
 def test_of_a_long_context_the_newest_steps_count(model: WorldGPT) -> None:

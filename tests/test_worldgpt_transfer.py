@@ -31,8 +31,8 @@ def source(trained: Path) -> WorldGPT:
 
 def channel_weights(channel: str) -> list[str]:
     """Names of the weights that belong to a channel."""
-    table = [f"tables.{channel}.{part}" for part in ("rows.weight", "waves", "out.weight", "bias")]
-    return [*table, *(f"{name}.{channel}.weight" for name in ("token_in", "hint_in", "motion_in"))]
+    table = [f"embedding.tables.{channel}.{part}" for part in ("rows.weight", "waves", "out.weight", "bias")]
+    return [*table, *(f"embedding.{name}.{channel}.weight" for name in ("token_in", "hint_in", "motion_in"))]
 
 
 def fine_tuned(store: TokenStore, source: WorldGPT) -> tuple[WorldGPT, str]:
@@ -49,7 +49,7 @@ def test_the_same_shape_takes_everything(column_tokens: TokenStore, source: Worl
 def test_other_channels_start_fresh_and_the_rest_comes_over(column_tokens: TokenStore, source: WorldGPT) -> None:
     other = (*column_tokens.info.actions, ChannelSpec("brake_norm", "norm", 0.0, 1.0, bins=5))
     model, line = fine_tuned(with_channels(column_tokens, actions=other, telemetry=()), source)
-    fresh = ["place_in.action/brake_norm", *channel_weights("brake_norm")]
+    fresh = ["embedding.place_in.action/brake_norm", *channel_weights("brake_norm")]
     assert sorted(line.split("fresh: ")[1].split(", ")) == sorted(fresh)
     theirs = source.state_dict()
     for name, tensor in model.state_dict().items():
@@ -60,7 +60,7 @@ def test_a_channel_that_means_something_else_starts_fresh(column_tokens: TokenSt
     (speed,) = column_tokens.info.telemetry
     model, line = fine_tuned(with_channels(column_tokens, telemetry=(replace(speed, high=80.0),)), source)
     assert sorted(line.split("fresh: ")[1].split(", ")) == sorted(channel_weights("speed_mps"))
-    assert not torch.equal(model.token_in["speed_mps"].weight, source.token_in["speed_mps"].weight)
+    assert not torch.equal(model.embedding.token_in["speed_mps"].weight, source.embedding.token_in["speed_mps"].weight)
 
 
 def test_the_text_comes_with_its_pieces_or_not_at_all(column_tokens: TokenStore, source: WorldGPT) -> None:

@@ -103,8 +103,8 @@ def random_model(
         model = WorldGPT(config)
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.3)
-        for table in model.tables.values():
-            torch.nn.init.normal_(table.out.weight, std=0.1)  # logits that leave a choice
+        for table in model.embedding.tables.values():
+            torch.nn.init.normal_(table.out.weight, std=0.05)  # logits that leave a choice
     model.text.set_proto(proto)
     return model.double().eval()
 

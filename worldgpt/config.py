@@ -1,6 +1,6 @@
 """Settings of the world model and its training, and the presets; free of torch, so that `--help` is quick."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from conditioning.guidance import DropoutConfig
 from conditioning.text_config import TextConfig
@@ -52,9 +52,9 @@ class WorldTrainConfig:
     """Held-out windows that an evaluation reads."""
     sample_steps: int = 24
     """Steps of the sample rollouts drawn at an evaluation; 0: none."""
-    channel_weight: float = 1.0
-    """Weight of a channel token's loss; a frame code's is 1."""
-    beginnings: float = 0.35
+    channel_weight: float = 4.0
+    """Weight of a channel token's loss; a frame code's is 1, and there are many more of those."""
+    beginnings: float = 0.2
     """Share of updates made of single steps without a past, from which the model learns what a prompt looks like."""
     history_corruption: float = 0.15
     """Largest share of frame codes put in as another code, so that the model meets mistakes; each window draws its share from 0 to this."""
@@ -76,25 +76,28 @@ def presets() -> dict[str, WorldTrainConfig]:
 
     | preset | parameters | positions in the window | memory to train | made for |
     | --- | --- | --- | --- | --- |
-    | demo  | 4 M   | 5 x 136   | 2 GiB   | 5 minutes on two CPU cores |
-    | small | 16 M  | 6 x 136   | 4 GiB   | an hour on two CPU cores, or a few minutes on a GPU |
+    | demo  | 5 M   | 5 x 136   | 2 GiB   | 5 minutes on two CPU cores |
+    | small | 7 M   | 6 x 136   | 2 GiB   | an hour on two CPU cores, or a few minutes on a GPU |
     | base  | 300 M | 16 x 136  | 24 GiB  | one GPU |
     | large | 1 B   | 16 x 136  | 40 GiB  | one to eight GPUs |
     | gaia  | 6.5 B | 26 x 584  | 120 GiB a GPU, sharded | many GPUs; 18x32 codes (frames of 288x512) |
+
+    What two cores can compute in an hour is best spent on few parameters and many tokens: hence `small` is small.
     """
     return {
-        "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(420, 8, 2e-3, 30, 0.97)),
-        "small": _preset(ModelConfig(width=384, layers=6, heads=3, mlp_width=1024, context_steps=6), _loop(2000, 8, 1.5e-3, 100, 0.99)),
+        "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(330, 8, 3e-3, 30, 0.97)),
+        "small": _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(2000, 8, 3e-3, 60, 0.99)),
         "base": _preset(
-            ModelConfig(width=1024, layers=24, heads=8, mlp_width=2752, context_steps=16), _loop(50_000, 16, 4e-4, 1000, 0.9995)
+            ModelConfig(width=1024, layers=24, heads=8, mlp_width=2752, context_steps=16, code_width=128),
+            _loop(50_000, 16, 1e-3, 1000, 0.9995),
         ),
         "large": _preset(
-            ModelConfig(width=1792, layers=26, heads=14, mlp_width=4864, context_steps=16),
-            _loop(100_000, 16, 3e-4, 2000, 0.9999, accumulate=4),
+            ModelConfig(width=1792, layers=26, heads=14, mlp_width=4864, context_steps=16, code_width=256),
+            _loop(100_000, 16, 6e-4, 2000, 0.9999, accumulate=4),
         ),
         "gaia": _preset(
-            ModelConfig(width=4096, layers=32, heads=32, mlp_width=11008, context_steps=26),
-            _loop(100_000, 1, 1e-4, 2500, 0.9999, accumulate=2),
+            ModelConfig(width=4096, layers=32, heads=32, mlp_width=11008, context_steps=26, code_width=256),
+            replace(_loop(100_000, 1, 1e-4, 2500, 0.9999, accumulate=2), optimizer="adamw"),
         ),
     }
 

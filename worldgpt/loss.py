@@ -1,13 +1,10 @@
 """Nats per stream from hidden states, heads applied only where their stream stands."""
 
-from typing import cast
-
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
 from worldgpt.model import WorldGPT
-from worldgpt.token_table import TokenTable
 
 
 def token_nats(model: WorldGPT, hidden: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -19,7 +16,7 @@ def token_nats(model: WorldGPT, hidden: Tensor, tokens: Tensor) -> dict[str, Ten
     nats = {}
     for stream in model.layout.streams:
         span = model.layout.spans[stream.name]
-        logits = cast(TokenTable, model.tables[stream.codebook]).logits(predicting[:, :, span])  # (B, T, n, V)
+        logits = model.table(stream).logits(predicting[:, :, span])  # (B, T, n, V)
         target = tokens[:, :, span]
         null = model.layout.codebook(stream).null_id
         flat = F.cross_entropy(logits.flatten(0, 2).float(), target.flatten(), ignore_index=null, reduction="none")

@@ -1,9 +1,9 @@
 """WorldGPT: a causal transformer over steps of [prompt][frame codes][telemetry][actions].
 
 After GAIA-1 (Hu et al. 2023, arXiv:2309.17080, section 2.2) and IRIS (Micheli et al. 2023, arXiv:2209.00588); blocks with
-layer norm and SwiGLU. Added here: hints. The input at each position also holds what stands around the token to be predicted, as far as
-it is known (one and two steps back, and beside it), and the channels of the step before: so that "stays as it was" and "moves as it
-did" need no attention at all, and an action is seen wherever it acts.
+layer norm and SwiGLU. Added here: hints (worldgpt/embedding.py). The input at each position also holds what stands around the token to
+be predicted, as far as it is known (one and two steps back, and beside it), and the channels of the step before: so that "stays as it
+was" and "moves as it did" need no attention at all, and an action is seen wherever it acts.
 
 Axes: B worlds, T steps, P prompt positions, J tokens a step, S = P + J, D width, V ids of a codebook, U distinct prompts.
 """
@@ -24,8 +24,9 @@ from conditioning.text import build_text_encoder
 from conditioning.text_config import TextConfig
 from worldgpt.attention import WorldGPTAttention, norm
 from worldgpt.config import ModelConfig
+from worldgpt.embedding import INITIAL, StepEmbedding
 from worldgpt.kv_cache import RingCache
-from worldgpt.layout import SEEN_STEPS, Layout, Stream
+from worldgpt.layout import Layout, Stream
 from worldgpt.rope import rotation
 from worldgpt.token_table import TokenTable
 
@@ -102,47 +103,33 @@ class WorldGPT(PreTrainedModel):
         super().__init__(config)
         self.layout = Layout.from_dict(config.layout)
         self.telemetry, self.actions = ChannelSet.from_dicts(config.telemetry), ChannelSet.from_dicts(config.actions)
-        width = config.width
         self.text = build_text_encoder(TextConfig(**config.text))
-        self.prompt_in = nn.Linear(config.text["width"], width, bias=False)
-        self.look_in = nn.Linear(config.text["width"], width, bias=False)
-        code_width, frame = config.model["code_width"], {s.codebook for s in self.layout.of_kind("frame")}
-        self.tables = nn.ModuleDict(
-            {c.name: TokenTable(c.size, code_width, width, ordered=c.name not in frame) for c in self.layout.codebooks}
-        )
-        self.token_in = nn.ModuleDict({c.name: nn.Linear(code_width, width, bias=False) for c in self.layout.codebooks})
-        hints = {s.codebook: self.layout.hint_count(s.kind) for s in self.layout.streams}
-        self.hint_in = nn.ModuleDict({name: nn.Linear(count * code_width, 2 * width, bias=False) for name, count in hints.items()})
-        channels = [s.codebook for s in self.layout.streams if s.kind != "frame"]
-        self.motion_in = nn.ModuleDict({name: nn.Linear(code_width, 2 * width, bias=False) for name in channels})
-        self.hint_out = nn.Linear(width, width, bias=False)
-        self.place_in = nn.ParameterDict({s.name: torch.empty(s.tokens, width) for s in self.layout.streams})
-        self.prompt_place = nn.Parameter(torch.empty(self.layout.prompt_tokens, width))
+        self.embedding = StepEmbedding(self.layout, config.text["width"], config.model["code_width"], config.width)
         self.blocks = nn.ModuleList(WorldGPTBlock(config, i) for i in range(config.layers))
         self.activation_checkpointing = False
         """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work."""
-        self._places: dict[str, Tensor] = {}
         self.post_init()
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
-        scale = 0.02
-        if isinstance(module, nn.Linear):
+        if hasattr(module, "reset_parameters") and not isinstance(module, (nn.Linear, nn.Embedding, nn.LayerNorm)):
+            cast(Any, module).reset_parameters()
+        elif isinstance(module, nn.Linear):
             residual = any(module is m for b in getattr(self, "blocks", []) for m in (b.attention.out, b.down))
-            nn.init.normal_(module.weight, std=scale / (2 * self.config.layers) ** 0.5 if residual else scale)
+            nn.init.normal_(module.weight, std=INITIAL / (2 * self.config.layers) ** 0.5 if residual else INITIAL)
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
-        elif isinstance(module, nn.Embedding) and not any(module is table.rows for table in getattr(self, "tables", {}).values()):
-            nn.init.normal_(module.weight, std=scale)
+        elif isinstance(module, nn.Embedding) and not any(module is m for table in self._tables() for m in table.modules()):
+            nn.init.normal_(module.weight, std=INITIAL)
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
-        elif isinstance(module, nn.ParameterDict):
-            for value in module.values():
-                nn.init.normal_(value, std=scale)
-        elif module is self:
-            nn.init.normal_(self.prompt_place, std=scale)
-        elif hasattr(module, "reset_parameters"):
-            cast(Any, module).reset_parameters()
+
+    def _tables(self) -> list[TokenTable]:
+        return [cast(TokenTable, table) for table in self.embedding.tables.values()] if hasattr(self, "embedding") else []
+
+    def table(self, stream: Stream) -> TokenTable:
+        """The vectors of a stream's codebook."""
+        return cast(TokenTable, self.embedding.tables[stream.codebook])
 
     def content_hash(self) -> str:
         """16 hex digits that change with any weight."""
@@ -151,68 +138,6 @@ class WorldGPT(PreTrainedModel):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes())
         return digest.hexdigest()[:16]
-
-    # -- embeddings ---------------------------------------------------------------------------------------------------------
-
-    def _hints(self, seen: Tensor, start: int, stop: int) -> Tensor:
-        """What is known around the tokens start .. stop - 1 that are to be predicted: (..., SEEN_STEPS, J) -> (..., n, D)."""
-        layout, flat = self.layout, seen.flatten(-2)
-        motion = [
-            self.motion_in[s.codebook](self.tables[s.codebook](seen[..., -2, layout.spans[s.name].start]))
-            for s in layout.streams
-            if s.kind != "frame"
-        ]
-        parts = []
-        for stream, first, last in layout.pieces(start, stop):
-            places = self._hint_places(stream, first, last, seen.device)
-            ids = F.pad(flat, (0, 1), value=layout.codebook(stream).null_id)[..., places]  # (..., n, hints)
-            parts.append(self.hint_in[stream.codebook](self.tables[stream.codebook](ids).flatten(-2)))
-        hints = torch.cat(parts, dim=-2)
-        if motion:
-            hints = hints + torch.stack(motion).sum(0)[..., None, :]
-        gate, up = hints.chunk(2, dim=-1)
-        return self.hint_out(F.silu(gate + 1) * up)  # open from the start, so that copying is learned before anything else
-
-    def _hint_places(self, stream: Stream, first: int, last: int, device: torch.device) -> Tensor:
-        if stream.name not in self._places:
-            self._places[stream.name] = torch.as_tensor(self.layout.hint_places(stream), device=device)
-        begin = self.layout.spans[stream.name].start
-        return self._places[stream.name][first - begin : last - begin]
-
-    def embed_prompt(self, prompts: Tensor, seen: Tensor) -> Tensor:
-        """Prompt positions (..., P, D) from embeddings (..., P, D_text); the last one predicts token 0 and holds its hints."""
-        x = self.prompt_in(prompts) + self.prompt_place
-        return torch.cat([x[..., :-1, :], x[..., -1:, :] + self._hints(seen, 0, 1)], dim=-2)
-
-    def embed_tokens(self, seen: Tensor, start: int, stop: int, prompts: Tensor) -> Tensor:
-        """Positions of the tokens start .. stop - 1 of the newest step in `seen` (..., SEEN_STEPS, J): (..., n, D).
-
-        The mean of the prompt's embeddings (..., P, D_text) is added at each: so a prompt tells from the first update on, before
-        attention has learned where prompts stand.
-        """
-        pieces, spans = self.layout.pieces(start, stop), self.layout.spans
-        places = [self.place_in[s.name][a - spans[s.name].start : b - spans[s.name].start] for s, a, b in pieces]
-        tokens = [self.token_in[s.codebook](self.tables[s.codebook](seen[..., -1, a:b])) for s, a, b in pieces]
-        # Divided by its width, the look moves as fast in training as an embedding does; else it drowns the tokens at once.
-        look = self.look_in(prompts.mean(-2) / prompts.shape[-1])[..., None, :]
-        x = torch.cat(tokens, dim=-2) + torch.cat(places) + look
-        hinted = min(stop + 1, self.layout.tokens_per_step)  # the step's last token predicts nothing and has no hints
-        if hinted == start + 1:
-            return x
-        return x + F.pad(self._hints(seen, start + 1, hinted), (0, 0, 0, stop + 1 - hinted))
-
-    def embed(self, tokens: Tensor, prompts: Tensor, before: Tensor | None = None) -> Tensor:
-        """Whole steps: tokens (B, T, J), prompts (B, T, P, D_text) -> (B, T, S, D). `before` (B, 2, J): the steps before, else NULL."""
-        if before is None:
-            before = self.unseen(len(tokens))[:, :-1]
-        known = torch.cat([before, tokens], dim=1)
-        seen = torch.stack([known[:, i : i + tokens.shape[1]] for i in range(SEEN_STEPS)], dim=2)  # (B, T, SEEN_STEPS, J)
-        return torch.cat([self.embed_prompt(prompts, seen), self.embed_tokens(seen, 0, self.layout.tokens_per_step, prompts)], dim=2)
-
-    def unseen(self, batch: int) -> Tensor:
-        """(B, SEEN_STEPS, J) NULL: what is known before the first step."""
-        null = torch.as_tensor(self.layout.null_tokens, device=self.prompt_place.device)
-        return repeat(null, "j -> b seen j", b=batch, seen=SEEN_STEPS)
 
     # -- positions ----------------------------------------------------------------------------------------------------------
 
@@ -230,7 +155,7 @@ class WorldGPT(PreTrainedModel):
         `before` (B, 2, J) are the two steps before the window (default: none, NULL); `times` (T,) are given where steps have gaps.
         """
         steps = tokens.shape[1]
-        x = rearrange(self.embed(tokens, prompts, before), "b t s d -> b (t s) d")
+        x = rearrange(self.embedding(tokens, prompts, before), "b t s d -> b (t s) d")
         by = self.rotation_at(torch.arange(steps, device=tokens.device) if times is None else times)
         for block in self.blocks:
             checkpointed = self.activation_checkpointing and self.training
@@ -245,13 +170,13 @@ class WorldGPT(PreTrainedModel):
     def logits(self, hidden: Tensor, token: int) -> Tensor:
         """Logits (..., V) for token `token` of a step from the hidden state (..., D) at the position before it."""
         stream, _, _ = self.layout.pieces(token, token + 1)[0]
-        return cast(TokenTable, self.tables[stream.codebook]).logits(hidden)
+        return self.table(stream).logits(hidden)
 
     # -- with a cache -------------------------------------------------------------------------------------------------------
 
     def new_cache(self, batch: int, window_steps: int | None = None) -> RingCache:
         """An empty cache for `batch` worlds, in the model's dtype and on its device."""
-        heads, weight = self.config.heads, self.prompt_place
+        heads, weight = self.config.heads, self.embedding.prompt_place
         head_dim, window = self.config.width // heads, window_steps or self.config.context_steps
         size = self.layout.positions_per_step
         return RingCache(self.config.layers, batch, heads, head_dim, size, window, self.rotation_at, weight.dtype, weight.device)
@@ -266,7 +191,7 @@ class WorldGPT(PreTrainedModel):
     def prefill(self, tokens: Tensor, prompts: Tensor, cache: RingCache, before: Tensor | None = None) -> None:
         """Put context steps (B, T, J) with prompts (B, T, P, D_text) into an empty cache in one forward pass."""
         by = cache.begin(tokens.shape[1])
-        self.extend(rearrange(self.embed(tokens, prompts, before), "b t s d -> b (t s) d"), by, cache)
+        self.extend(rearrange(self.embedding(tokens, prompts, before), "b t s d -> b (t s) d"), by, cache)
 
 
 AutoConfig.register("worldgpt", WorldGPTConfig)

@@ -37,8 +37,8 @@ class Rollout:
         self.model, self.sampling, self.seed, self.worlds, self.guidance = model, sampling, seed, tuple(worlds), guidance
         self.branches = 1 if guidance == 1 else 2
         self.cache = model.new_cache(len(self.worlds) * self.branches, window_steps)
-        self.device = model.prompt_place.device
-        self.seen = model.unseen(len(self.worlds))
+        self.device = model.embedding.prompt_place.device
+        self.seen = model.embedding.unseen(len(self.worlds))
         """(B, SEEN_STEPS, J): the newest steps, the last one as far as it is known."""
         self.steps = 0
         """Steps generated so far."""
@@ -64,7 +64,8 @@ class Rollout:
         prompts = self._branches(prompts, negative)
         self.seen = torch.cat([self.seen[:, 1:], tokens[:, None]], dim=1)
         seen = self.seen.repeat(self.branches, 1, 1)
-        hidden = model.extend(model.embed_prompt(prompts, seen), by[:first], self.cache)[:, -1]
+        conditions = model.embedding.conditions(seen, prompts)
+        hidden = model.extend(model.embedding.prompt(prompts, seen, conditions), by[:first], self.cache)[:, -1]
         start = 0
         while start < layout.tokens_per_step:
             if not known[start]:
@@ -75,7 +76,7 @@ class Rollout:
             while stop < layout.tokens_per_step and known[stop]:
                 stop += 1
             seen[:, -1, start:stop] = tokens[:, start:stop].repeat(self.branches, 1)
-            x = model.embed_tokens(seen, start, stop, prompts)
+            x = model.embedding.tokens(seen, start, stop, conditions)
             hidden = model.extend(x, by[first + start : first + stop], self.cache)[:, -1]
             start = stop
         self.seen[:, -1] = tokens

@@ -46,7 +46,7 @@ def _changed_meaning(model: WorldGPT, source: WorldGPT) -> tuple[str, ...]:
     """Beginnings of the names of weights whose ids mean something else in the source."""
     theirs = {*source.telemetry.specs, *source.actions.specs}
     changed = [spec.name for spec in (*model.telemetry.specs, *model.actions.specs) if spec not in theirs]
-    prefixes = [f"{table}.{name}." for name in changed for table in ("tables", "token_in", "hint_in", "motion_in")]
+    prefixes = [f"embedding.{table}.{name}." for name in changed for table in ("tables", "token_in", "hint_in", "motion_in")]
     ours, others = (m.text.state_dict().get("proto") for m in (model, source))
     if ours is not None and (others is None or not torch.equal(ours.cpu(), others.cpu())):
         prefixes += ["text.piece_table", "text.proto"]

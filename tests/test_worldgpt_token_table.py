@@ -1,0 +1,46 @@
+"""Vectors of a codebook: what starts alike and unlike, that they serve both ends, and what a bin shares with its neighbours."""
+
+import torch
+from torch.nn import functional as F
+
+from worldgpt.token_table import TokenTable
+
+
+def table(*, ordered: bool, size: int = 64) -> TokenTable:
+    torch.manual_seed(0)
+    return TokenTable(size, 32, 16, ordered=ordered)
+
+
+@torch.no_grad()
+def test_codes_start_unlike_and_neighbouring_bins_alike() -> None:
+    for ordered in (False, True):
+        vectors = table(ordered=ordered).vectors()
+        assert vectors.shape == (65, 32)
+        assert 0.6 < vectors.norm(dim=1).mean() < 1.4
+        near = F.cosine_similarity(vectors[:-2], vectors[1:-1]).mean()
+        far = F.cosine_similarity(vectors[:32], vectors[32:64]).mean()
+        assert abs(far) < 0.3
+        assert near > far + 0.3 if ordered else abs(near) < 0.15
+
+
+@torch.no_grad()
+def test_logits_compare_with_the_vectors_that_come_in_and_null_never_comes_out() -> None:
+    one = table(ordered=True)
+    hidden = torch.randn(5, 16)
+    logits = one.logits(hidden)
+    assert logits.shape == (5, 64)
+    torch.testing.assert_close(logits, one.out(hidden) * 32**0.5 @ one(torch.arange(64)).T + one.bias)
+
+
+def test_what_one_bin_learns_its_neighbours_know() -> None:
+    for ordered in (True, False):
+        one = table(ordered=ordered)
+        before = one.vectors().detach().clone()
+        one(torch.tensor([20])).sum().backward()
+        for p in one.parameters():
+            if p.grad is not None:
+                p.data -= 0.01 * p.grad
+        moved = (one.vectors() - before).detach().norm(dim=1)
+        assert moved[20] > 0
+        assert (moved[21] > 0.3 * moved[20]) == ordered
+        assert moved[64] == 0
