@@ -25,6 +25,7 @@ class Counting:
     def __init__(self, store: EpisodeStore) -> None:
         self.inner, self.frames = column_tokenizer(store), 0
         self.grid, self.codebook_size, self.content_hash = self.inner.grid, self.inner.codebook_size, self.inner.content_hash
+        self.levels = self.inner.levels
 
     def to(self, device: torch.device) -> "Counting":
         return self

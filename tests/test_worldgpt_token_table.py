@@ -2,13 +2,14 @@
 
 import torch
 from torch.nn import functional as F
+from vector_quantize_pytorch import FSQ
 
 from worldgpt.token_table import TokenTable
 
 
-def table(*, ordered: bool, size: int = 64) -> TokenTable:
+def table(*, ordered: bool) -> TokenTable:
     torch.manual_seed(0)
-    return TokenTable(size, 32, 16, ordered=ordered)
+    return TokenTable(64, 32, 16, (64,) if ordered else ())
 
 
 @torch.no_grad()
@@ -44,3 +45,22 @@ def test_what_one_bin_learns_its_neighbours_know() -> None:
         assert moved[20] > 0
         assert (moved[21] > 0.3 * moved[20]) == ordered
         assert moved[64] == 0
+
+
+@torch.no_grad()
+def test_codes_share_by_digit() -> None:
+    """Ids of one digit in common are more alike than others; features are the digits', the first one fastest, as FSQ counts."""
+    torch.manual_seed(0)
+    one = TokenTable(60, 32, 16, (3, 4, 5))
+    ids = torch.arange(60)
+    digits = torch.stack([ids % 3, ids // 3 % 4, ids // 12], dim=1)
+    features = one.features(torch.device("cpu"))
+    assert features.shape == (60, 12)
+    for digit, columns in ((0, slice(0, 3)), (1, slice(3, 7)), (2, slice(7, 12))):
+        same = digits[:, None, digit] == digits[None, :, digit]
+        assert ((features[:, None, columns] - features[None, :, columns]).abs().amax(-1) < 1e-6).equal(same)
+    library = FSQ(levels=[3, 4, 5])
+    levels = library.indices_to_codes(ids)
+    for digit in range(3):
+        same = digits[:, None, digit] == digits[None, :, digit]
+        assert ((levels[:, None, digit] - levels[None, :, digit]).abs() < 1e-6).equal(same)

@@ -31,7 +31,7 @@ def source(trained: Path) -> WorldGPT:
 
 def channel_weights(channel: str) -> list[str]:
     """Names of the weights that belong to a channel."""
-    table = [f"embedding.tables.{channel}.{part}" for part in ("rows.weight", "waves", "out.weight", "bias")]
+    table = [f"embedding.tables.{channel}.{part}" for part in ("rows.weight", "shared", "out.weight", "bias")]
     return [*table, *(f"embedding.{name}.{channel}.weight" for name in ("token_in", "hint_in", "motion_in"))]
 
 

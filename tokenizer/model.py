@@ -82,6 +82,11 @@ class FrameTokenizer(PreTrainedModel):
     def codebook_size(self) -> int:
         return self.quantizer.codebook_size
 
+    @property
+    def levels(self) -> tuple[int, ...]:
+        """Levels of the digits that a code is made of, the fastest first; () for VQ, whose codes have none."""
+        return tuple(self.shape.levels) if self.shape.quantizer == "fsq" else ()
+
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of codes for frames of this size; UserError where it does not divide."""
         return self.shape.grid(height, width)

@@ -35,14 +35,14 @@ class StepEmbedding(nn.Module):
     def __init__(self, layout: Layout, text_width: int, code_width: int, width: int) -> None:
         super().__init__()
         self.layout, self.width = layout, width
-        frames, channels = ({s.codebook for s in layout.streams if (s.kind == "frame") == frame} for frame in (True, False))
-        self.tables = nn.ModuleDict({c.name: TokenTable(c.size, code_width, width, ordered=c.name not in frames) for c in layout.codebooks})
+        self.tables = nn.ModuleDict({c.name: TokenTable(c.size, code_width, width, c.levels) for c in layout.codebooks})
         self.prompt_in = nn.Linear(text_width, width, bias=False)
         self.look_in = nn.Linear(text_width, width, bias=False)
         self.token_in = nn.ModuleDict({c.name: nn.Linear(code_width, width, bias=False) for c in layout.codebooks})
         hints = {s.codebook: layout.hint_count(s.kind) * code_width for s in layout.streams}
         self.hint_in = nn.ModuleDict({name: nn.Linear(wide, 2 * width, bias=False) for name, wide in hints.items()})
-        self.motion_in = nn.ModuleDict({name: nn.Linear(code_width, 2 * width, bias=False) for name in sorted(channels)})
+        channels = [s.codebook for s in layout.streams if s.kind != "frame"]
+        self.motion_in = nn.ModuleDict({name: nn.Linear(code_width, 2 * width, bias=False) for name in channels})
         self.hint_out = nn.Linear(width, width, bias=False)
         self.place_in = nn.ParameterDict({s.name: torch.empty(s.tokens, width) for s in layout.streams})
         self.prompt_place = nn.Parameter(torch.empty(layout.prompt_tokens, width))

@@ -38,6 +38,9 @@ class Codebook:
 
     name: str
     size: int
+    levels: tuple[int, ...] = ()
+    """Where ids are numbers with ordered digits: the levels of each, the fastest first; a channel's bins are one digit. () where an id
+    says nothing of its neighbours."""
 
     @property
     def null_id(self) -> int:
@@ -75,18 +78,19 @@ class Layout:
         telemetry: tuple[ChannelSpec, ...],
         actions: tuple[ChannelSpec, ...],
         prompt_tokens: int,
+        levels: tuple[int, ...] = (),
     ) -> "Layout":
-        """Layout of cameras {name: (h, w)} that share one codebook, and of channels with a codebook each."""
+        """Layout of cameras {name: (h, w)} that share one codebook (of such `levels`), and of channels with a codebook each."""
         streams = [Stream(f"camera/{name}", "frame", "frame", *grid) for name, grid in grids.items()]
         streams += [Stream(f"telemetry/{c.name}", "telemetry", c.name) for c in telemetry]
         streams += [Stream(f"action/{c.name}", "action", c.name) for c in actions]
-        sizes = {"frame": codebook_size, **{c.name: c.bins for c in (*telemetry, *actions)}}
-        return cls(prompt_tokens, tuple(streams), tuple(Codebook(name, size) for name, size in sizes.items()))
+        channels = [Codebook(c.name, c.bins, (c.bins,)) for c in (*telemetry, *actions)]
+        return cls(prompt_tokens, tuple(streams), (Codebook("frame", codebook_size, levels), *channels))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Layout":
         streams = tuple(Stream(**s) for s in values["streams"])
-        return cls(values["prompt_tokens"], streams, tuple(Codebook(**c) for c in values["codebooks"]))
+        return cls(values["prompt_tokens"], streams, tuple(Codebook(c["name"], c["size"], tuple(c["levels"])) for c in values["codebooks"]))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)

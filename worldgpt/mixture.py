@@ -38,6 +38,10 @@ class Mixture:
         return self.stores[0].info.codebook_size
 
     @property
+    def codebook_levels(self) -> tuple[int, ...]:
+        return self.stores[0].info.codebook_levels
+
+    @property
     def tokenizer_hash(self) -> str:
         return self.stores[0].info.tokenizer_hash
 

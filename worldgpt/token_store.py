@@ -49,6 +49,8 @@ class TokenStoreInfo:
     grids: Mapping[str, tuple[int, int]]
     """{camera: (h, w)} in the order in which their codes stand."""
     codebook_size: int
+    codebook_levels: tuple[int, ...]
+    """Levels of the codes' digits, the fastest first; () where codes have none."""
     tokenizer_hash: str
     data_hash: str
     frame_size: tuple[int, int]
@@ -188,9 +190,9 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
     """Write the arrays of every split; a step's numbers sit in memory, its frames do not."""
     manifest = store.manifest
     grids: dict[str, tuple[int, int]] = dict(manifest.signals.code_grids)
-    size, codebook_size = (0, 0), manifest.signals.codebook_size
+    size, codebook_size, levels = (0, 0), manifest.signals.codebook_size, ()
     if tokenizer is not None:
-        size, codebook_size = manifest.size, tokenizer.codebook_size
+        size, codebook_size, levels = manifest.size, tokenizer.codebook_size, tokenizer.levels
         grids = {camera: tokenizer.grid(*size) for camera in manifest.cameras}
     drives: list[TokenDrive] = []
     for split in manifest.splits:
@@ -206,7 +208,7 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
         np.save(folder / f"{split}.codes.npy", whole.astype(np.uint16 if whole.max() < 2**16 else np.int32))
         np.save(folder / f"{split}.channels.npy", np.concatenate(channels).astype(np.float32))
     return TokenStoreInfo(
-        grids, codebook_size, tokenizer_hash, store.hash, size, manifest.fps, manifest.telemetry, manifest.actions, tuple(drives)
+        grids, codebook_size, levels, tokenizer_hash, store.hash, size, manifest.fps, manifest.telemetry, manifest.actions, tuple(drives)
     )
 
 
@@ -236,4 +238,5 @@ def _info_from_dict(values: dict[str, Any]) -> TokenStoreInfo:
     drives = tuple(TokenDrive(**{**d, "captions": tuple(Caption(**c) for c in d["captions"])}) for d in values["drives"])
     channels = {kind: tuple(ChannelSpec(**c) for c in values[kind]) for kind in ("telemetry", "actions")}
     grids = {camera: (grid[0], grid[1]) for camera, grid in values["grids"].items()}
-    return TokenStoreInfo(**{**values, **channels, "drives": drives, "grids": grids, "frame_size": tuple(values["frame_size"])})
+    tuples = {name: tuple(values[name]) for name in ("frame_size", "codebook_levels")}
+    return TokenStoreInfo(**{**values, **channels, **tuples, "drives": drives, "grids": grids})

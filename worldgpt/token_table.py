@@ -1,51 +1,62 @@
 """A codebook as the model knows it: one vector an id, used for what comes in and for what goes out alike.
 
 Sharing the vectors (Press & Wolf 2017) lets the model learn "the same as there" for all ids at once instead of id by id.
-Axes: V ids, NULL not counted; C width of a vector, D width of the model, K waves.
+Axes: V ids, NULL not counted; C width of a vector, D width of the model, K shared features.
 """
+
+from math import prod
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 WAVES = 32
-"""Slowest cosines over a channel's range that its bins share."""
+"""Slowest cosines over a digit's range that its levels share."""
 
 
 class TokenTable(nn.Module):
     """Vectors of V + 1 ids (the last is NULL), and logits over the V that can come out.
 
-    The bins of a channel are ordered: their vectors are smooth waves over the range plus a correction a bin, so that what is learned of
-    one bin holds for its neighbours too.
+    Ids that are numbers with ordered digits (bins of a channel, codes of FSQ) share what is learned: their vectors are smooth waves over
+    the range of each digit, plus a correction an id.
     """
 
-    def __init__(self, size: int, code_width: int, width: int, *, ordered: bool) -> None:
+    def __init__(self, size: int, code_width: int, width: int, levels: tuple[int, ...] = ()) -> None:
         super().__init__()
-        self.size = size
+        assert not levels or prod(levels) == size, f"{levels} levels make {prod(levels)} ids, not {size}"
+        self.size, self.levels = size, levels
         self.rows = nn.Embedding(size + 1, code_width)
-        self.waves = nn.Parameter(torch.empty(min(WAVES, size), code_width)) if ordered else None
+        shared = sum(min(WAVES, level) for level in levels)
+        self.shared = nn.Parameter(torch.empty(shared, code_width)) if levels else None
         self.out = nn.Linear(width, code_width, bias=False)
         self.bias = nn.Parameter(torch.empty(size))
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        """Vectors of length about 1, each unlike the others; neighbouring bins start alike."""
+        """Vectors of length about 1: neighbours alike where ids have digits, else each unlike the others."""
         deviation = self.rows.embedding_dim**-0.5
         nn.init.normal_(self.rows.weight, std=deviation)
         nn.init.zeros_(self.bias)
-        if self.waves is not None:
+        if self.shared is not None:
             nn.init.zeros_(self.rows.weight[:-1])
-            nn.init.normal_(self.waves, std=deviation * (2 / len(self.waves)) ** 0.5)
+            nn.init.normal_(self.shared, std=deviation * (2 / len(self.shared)) ** 0.5)
 
     def vectors(self) -> Tensor:
         """(V + 1, C)."""
-        if self.waves is None:
+        if self.shared is None:
             return self.rows.weight
-        places = (torch.arange(self.size, device=self.waves.device) + 0.5) / self.size
-        turns = torch.pi * places[:, None] * torch.arange(len(self.waves), device=self.waves.device)
-        shared = torch.cos(turns).to(self.waves.dtype) @ self.waves
+        shared = self.features(self.shared.device).to(self.shared.dtype) @ self.shared
         return self.rows.weight + F.pad(shared, (0, 0, 0, 1))
+
+    def features(self, device: torch.device) -> Tensor:
+        """(V, K) float32: cosines of each id's digits."""
+        parts, ids, faster = [], torch.arange(self.size, device=device), 1
+        for level in self.levels:
+            place = (ids // faster % level + 0.5) / level
+            parts.append(torch.cos(torch.pi * place[:, None] * torch.arange(min(WAVES, level), device=device)))
+            faster *= level
+        return torch.cat(parts, dim=1)
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) -> (..., C)."""

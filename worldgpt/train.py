@@ -92,7 +92,8 @@ def build_model(config: WorldTrainConfig, mixture: Mixture, source: WorldGPT | N
     captions = [c.text for store in mixture.stores for d in store.drives("train") for c in d.captions]
     fitted = text_of(source, config.text) if source is not None else None
     text, proto = fitted or fit_text_encoder(captions, config.text)
-    layout = Layout.build(mixture.grids, mixture.codebook_size, mixture.telemetry, mixture.actions, text.prompt_tokens)
+    channels, codes = (mixture.telemetry, mixture.actions), (mixture.codebook_size, mixture.codebook_levels)
+    layout = Layout.build(mixture.grids, codes[0], *channels, text.prompt_tokens, codes[1])
     model_config = WorldGPTConfig(
         model=asdict(config.model),
         layout=layout.to_dict(),

@@ -1,0 +1,50 @@
+"""What the README shows is true: its example of a source runs, its tree is the tree, its commands exist."""
+
+import re
+from pathlib import Path
+
+import numpy as np
+
+from data.sources import SOURCES
+from data.store import EpisodeStore, write_store
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_the_example_of_a_source_makes_a_store(tmp_path: Path) -> None:
+    (code,) = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    found: dict = {"__name__": "data.sources.testcar"}
+    exec(compile(code, "README.md", "exec"), found)
+    rng, frames = np.random.default_rng(0), {}
+    for name in ("monday", "tuesday"):
+        frames[name] = rng.integers(0, 255, (150, 64, 128, 3), np.uint8)
+        np.save(tmp_path / f"{name}.frames.npy", frames[name])
+        np.save(tmp_path / f"{name}.speed.npy", np.linspace(0, 30, 150))
+    source = found["SOURCE"]
+    write_store(source.drives(source.config(tmp_path)), tmp_path / "store", source="testcar", fps=10.0, workers=1, progress=False)
+    store = EpisodeStore.open(tmp_path / "store")
+    part = next(drive for drive in store.drives("train") if drive.drive_id.startswith("tuesday"))
+    episode = store.read(part.drive_id)
+    assert (episode.frames["front"] == frames["tuesday"][: part.steps]).all()
+    np.testing.assert_allclose(episode.telemetry[:, 0], np.linspace(0, 30, 150)[: part.steps], rtol=1e-6)
+
+
+def test_every_source_and_script_that_it_names_is_there() -> None:
+    assert set(re.findall(r"^\| `([a-z0-9]+)` \| (?!FSQ|\d)", README, re.MULTILINE)) >= set(SOURCES)
+    for script in set(re.findall(r"scripts/(\w+\.(?:py|sh))", README)):
+        assert (ROOT / "scripts" / script).is_file(), script
+
+
+def test_every_file_of_its_tree_is_there() -> None:
+    (tree,) = re.findall(r"```\n(data/ .*?)```", README, re.DOTALL)
+    package, named = "", 0
+    for line in tree.splitlines():
+        if not line.startswith(" "):
+            package = line.split()[0]
+            assert (ROOT / package).is_dir(), package
+            continue
+        for name in line.split("   ")[0].split():
+            assert (ROOT / package / name).exists(), f"{package}{name}"
+            named += 1
+    assert named > 20
