@@ -93,7 +93,8 @@ class Episode:
                 raise UserError(f"{self.drive_id}: field {name!r} has {len(array)} steps, expected {self.steps} as in timestamps_s")
         for name, codes in self.codes.items():
             if codes.size and not 0 <= codes.min() <= codes.max() < self.codebook_size:
-                raise UserError(f"{self.drive_id}: codes of {name!r} expected 0..{self.codebook_size - 1}, got {codes.min()}..{codes.max()}")
+                told = f"expected codes 0..{self.codebook_size - 1}, got {codes.min()}..{codes.max()}"
+                raise UserError(f"{self.drive_id}: camera {name!r} {told}")
         for name, frames in self.frames.items():
             if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[-1] != 3:
                 raise UserError(f"{self.drive_id}: camera {name!r} expected uint8 (T, H, W, 3), got {frames.dtype} {frames.shape}")

@@ -31,12 +31,16 @@ def check_size(size: tuple[int, int]) -> tuple[int, int]:
     return size
 
 
-def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Cut a uint8 (H, W, 3) image to the aspect of `size` about its centre, then resize it by area to `size`."""
-    height, width = image.shape[:2]
+def centre_cut(height: int, width: int, size: tuple[int, int]) -> tuple[int, int, int, int]:
+    """(top, left, rows, columns) of the largest part of the aspect of `size` about the centre of a picture."""
     rows = min(height, round(width * size[0] / size[1]))
     columns = min(width, round(height * size[1] / size[0]))
-    top, left = (height - rows) // 2, (width - columns) // 2
+    return (height - rows) // 2, (width - columns) // 2, rows, columns
+
+
+def fit(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cut a uint8 (H, W, 3) image to the aspect of `size` about its centre, then resize it by area to `size`."""
+    top, left, rows, columns = centre_cut(image.shape[0], image.shape[1], size)
     image = image[top : top + rows, left : left + columns]
     if image.shape[:2] == size:
         return np.ascontiguousarray(image)

@@ -14,7 +14,7 @@ import numpy as np
 from data.data_paths import fill_template, inside
 from data.errors import UserError
 from data.lerobot_files import column_names, numbers, read_lines, read_object, read_rows
-from data.split import _held_out as held_out
+from data.split import held_out_by_name
 
 VAL_FRACTION = 0.15
 """Of sessions, where a set names them."""
@@ -195,7 +195,7 @@ def _splits(info: Mapping[str, Any], rows: list[dict[str, Any]]) -> dict[int, st
     if len(spans) > 1:
         return {int(row["episode_index"]): name for row in rows for name, (a, b) in spans.items() if a <= int(row["episode_index"]) < b}
     sessions = {int(row["episode_index"]): str(row["session_id"]) for row in rows if row.get("session_id")}
-    held = held_out(sorted(set(sessions.values())), VAL_FRACTION) if len(set(sessions.values())) > 1 else set()
+    held = held_out_by_name(sorted(set(sessions.values())), VAL_FRACTION) if len(set(sessions.values())) > 1 else set()
     return {index: "val" if session in held else "train" for index, session in sessions.items()} if held else {}
 
 

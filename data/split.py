@@ -47,7 +47,7 @@ def plan_splits(drives: Sequence[Drive], *, fps: float, val_fraction: float) -> 
         raise UserError(f"val_fraction: expected 0 <= val_fraction < 1, got {val_fraction}")
     open_drives = [drive for drive in drives if drive.split is None]
     few = len(open_drives) < FEW_DRIVES and val_fraction > 0
-    held_out = set() if few else _held_out([drive.drive_id for drive in open_drives], val_fraction)
+    held_out = set() if few else held_out_by_name([drive.drive_id for drive in open_drives], val_fraction)
     plans = []
     for drive in drives:
         if drive.split is None and few:
@@ -58,7 +58,7 @@ def plan_splits(drives: Sequence[Drive], *, fps: float, val_fraction: float) -> 
     return plans
 
 
-def _held_out(drive_ids: Sequence[str], val_fraction: float) -> set[str]:
+def held_out_by_name(drive_ids: Sequence[str], val_fraction: float) -> set[str]:
     """Drives whose hash falls below the fraction; the lowest one where chance would leave none."""
     if not drive_ids or val_fraction == 0:
         return set()

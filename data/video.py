@@ -12,7 +12,7 @@ import numpy as np
 
 from data.errors import UserError
 from data.folder import atomic_file
-from data.image import fit
+from data.frame_scaler import FrameScaler, turned
 from data.resample import resample
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ class VideoFrame:
 
 def probe(path: str | Path) -> VideoInfo:
     """Read the header only; UserError where the file is missing, empty, truncated or no video."""
-    with _opened(Path(path)) as (container, stream):
+    with opened(Path(path)) as (container, stream):
         fps = float(stream.average_rate or stream.guessed_rate or 0)
         ticks = stream.duration and stream.time_base and stream.duration * stream.time_base
         duration_s = float(ticks or (container.duration or 0) / 1e6)
@@ -57,7 +57,7 @@ def probe(path: str | Path) -> VideoInfo:
 
 def count_frames(path: str | Path) -> int:
     """How many frames the file holds, counted without decoding them."""
-    with _opened(Path(path)) as (container, stream):
+    with opened(Path(path)) as (container, stream):
         return sum(packet.size > 0 for packet in container.demux(stream))
 
 
@@ -88,7 +88,7 @@ def decode_frames(
 ) -> Iterator[VideoFrame]:
     """Like `decode`, with the number of every frame in the file."""
     path = Path(path)
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         rate = source_fps or float(stream.average_rate or stream.guessed_rate or 0)
         if not rate:
             raise UserError(f"{path}: holds no frame rate; give --source-fps")
@@ -96,10 +96,10 @@ def decode_frames(
         wanted = ((time, pair) for time, pair in raw if time >= start_s - 0.5 / rate)
         picked = wanted if fps is None else resample(wanted, fps, source_fps=rate, name=str(path))
         found = False
+        picture = _upright if size is None else FrameScaler(size)
         for time, (index, frame) in picked:
             found = True
-            image = _upright(frame)
-            yield VideoFrame(index, time, image if size is None else fit(image, size))
+            yield VideoFrame(index, time, picture(frame))
         if not found:
             raise UserError(f"{path}: expected frames from {start_s} s on, got none")
 
@@ -150,7 +150,7 @@ class VideoWriter:
 
 
 @contextmanager
-def _opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
+def opened(path: Path) -> Iterator[tuple["InputContainer", "VideoStream"]]:
     """The container and its first video stream; what goes wrong while they are in use is told in one line."""
     import av
     from av.error import FFmpegError
@@ -188,6 +188,5 @@ def _timed_frames(
 
 
 def _upright(frame: "Picture") -> np.ndarray:
-    """RGB picture, turned as the file's display matrix says (a camera mounted on its side or upside down)."""
-    image = frame.to_ndarray(format="rgb24")
-    return np.ascontiguousarray(np.rot90(image, round(frame.rotation / 90))) if frame.rotation else image
+    """RGB picture, turned as the file's display matrix says."""
+    return turned(frame.to_ndarray(format="rgb24"), frame.rotation)

@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 
 from data.errors import UserError
-from data.image import fit
-from data.video import _opened, _upright
+from data.frame_scaler import FrameScaler
+from data.video import opened
 
 
 def frames_at(path: Path, times_s: np.ndarray, *, tolerance_s: float, size: tuple[int, int]) -> Iterator[np.ndarray]:
@@ -16,12 +16,12 @@ def frames_at(path: Path, times_s: np.ndarray, *, tolerance_s: float, size: tupl
     Decoding starts at the key frame before the first one. UserError where the file is missing, no video, truncated, or has no frame
     within `tolerance_s` of a time.
     """
-    with _opened(path) as (container, stream):
+    with opened(path) as (container, stream):
         tick = float(stream.time_base or 0)
         origin = (stream.start_time or 0) * tick
         if tick and times_s[0] > 0:
             container.seek(max(0, int((times_s[0] + origin) / tick) - 1), stream=stream)
-        frames = container.decode(stream)
+        frames, picture = container.decode(stream), FrameScaler(size)
         before, now = None, next(frames, None)
         for time in times_s + origin:
             while now is not None and now.time is not None and now.time < time:
@@ -30,4 +30,4 @@ def frames_at(path: Path, times_s: np.ndarray, *, tolerance_s: float, size: tupl
             best = min(near, key=lambda frame: abs(frame.time - time), default=None)
             if best is None or abs(best.time - time) > tolerance_s:
                 raise UserError(f"{path}: no frame at {time - origin:.2f} s, expected one a row of the log: truncated or too short")
-            yield fit(_upright(best), size)
+            yield picture(best)

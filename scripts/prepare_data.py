@@ -1,6 +1,7 @@
 """Turn driving data into an episode store, which is all that training reads: `prepare_data.py SOURCE [flags]`."""
 
 import dataclasses
+import hashlib
 import os
 import sys
 from dataclasses import dataclass, field
@@ -87,7 +88,12 @@ def prepare(name: str, source: Source, config: Any, target: Target) -> None:
 def _settings(config: Any, without: tuple[str, ...]) -> dict[str, Any]:
     """What must stay the same for `--resume`."""
     values = {name: value for name, value in dataclasses.asdict(config).items() if name not in without}
-    return {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+    return {name: _told_apart(value) if isinstance(value, Path) else value for name, value in values.items()}
+
+
+def _told_apart(path: Path) -> str:
+    """The last part of a path and a mark of the whole: a set that is shared says nothing of the machine it was made on."""
+    return f"{path.name} ({hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:8]})"
 
 
 def _announce(name: str, source: Source, config: Any, drives: list[Drive], output: Path, workers: int) -> None:

@@ -8,6 +8,7 @@ import pytest
 from real_data import real_data
 
 from data.image import read_image
+from data.sources import SOURCES
 from data.store import EpisodeStore
 from data.video import VideoWriter
 
@@ -61,8 +62,8 @@ def test_the_real_tub(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "arguments, message",
     [
-        ([], "expected one of dashsim, video, donkeycar first, got 'nothing'"),
-        (["tape"], "expected one of dashsim, video, donkeycar first, got 'tape'"),
+        ([], f"expected one of {', '.join(SOURCES)} first, got 'nothing'"),
+        (["tape"], f"expected one of {', '.join(SOURCES)} first, got 'tape'"),
         (["video"], "--input PATH"),
         (["video", "--input", "none.mp4"], "none.mp4: no such file or folder"),
         (["video", "--input", "text.mp4"], "text.mp4: expected a video"),

@@ -76,7 +76,7 @@ def run_loop(task: Task, config: LoopConfig, output: Path, *, resume: bool, desc
 
     `description` goes into `output/run.json` with the config and the versions in use.
     """
-    return _Loop(task, config, output, resume, description).run()
+    return Loop(task, config, output, resume, description).run()
 
 
 class _LossModule(nn.Module):
@@ -90,7 +90,9 @@ class _LossModule(nn.Module):
         return self._loss(batch, generator)
 
 
-class _Loop:
+class Loop:
+    """One training: `run` makes all of it; `batches` and `update` are its two halves."""
+
     def __init__(self, task: Task, config: LoopConfig, output: Path, resume: bool, description: Mapping[str, Any]) -> None:
         from accelerate import Accelerator, PartialState
 
@@ -115,8 +117,8 @@ class _Loop:
         figures: dict[str, float] = {}
         dtype = torch.bfloat16 if self.accelerator.mixed_precision == "bf16" else torch.float32
         with TrainingLog(self.output, self.config, self.step, self.accelerator.is_main_process, dtype) as log:
-            for batches in self._batches():
-                parts, norm = self._update(batches)
+            for batches in self.batches():
+                parts, norm = self.update(batches)
                 self.step += 1
                 log.update(self.step, parts, norm, self._work())
                 last = self.step == self.config.steps
@@ -126,7 +128,7 @@ class _Loop:
                     self._checkpoint()
         return figures or self._evaluate(None)
 
-    def _update(self, batches: list[Mapping[str, Tensor]]) -> tuple[dict[str, float], float]:
+    def update(self, batches: list[Mapping[str, Tensor]]) -> tuple[dict[str, float], float]:
         """One update over the micro-batches of this process; parts of the loss and the gradient's norm."""
         config, parts = self.config, {}
         for group in self.optimizer.param_groups:
@@ -157,7 +159,7 @@ class _Loop:
                 raise UserError(f"{told}; lower loop.learning_rate")
         self.optimizer.zero_grad(set_to_none=True)
 
-    def _batches(self) -> Iterator[list[Mapping[str, Tensor]]]:
+    def batches(self) -> Iterator[list[Mapping[str, Tensor]]]:
         """Micro-batches update by update; a thread prepares the next while this one is trained on."""
         ranks, rank = self.accelerator.num_processes, self.accelerator.process_index
 
