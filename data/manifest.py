@@ -54,7 +54,7 @@ class Signals:
         for name, mine in vars(self).items():
             theirs = getattr(other, name)
             if mine != theirs:
-                return f"{name}: expected {_brief(mine)} as in the drives before, got {_brief(theirs)}"
+                return f"{name}: expected {_brief(mine)} as in most drives, got {_brief(theirs)}"
         return None
 
 

@@ -18,7 +18,7 @@ from data.chunks import overlap
 from data.episode import Drive, Episode
 from data.errors import DiskFullError, UserError
 from data.folder import prepare_output, remove_if_unused, remove_leftovers
-from data.manifest import MANIFEST_FILE, Manifest, Signals, safe_name, save_manifest
+from data.manifest import MANIFEST_FILE, Manifest, Signals, safe_name, save_manifest, signals_to_json
 from data.progress import Bar
 from data.shard import ShardInfo, read_shard_info, write_shard
 from data.split import Part, Plan, plan_splits
@@ -118,12 +118,15 @@ def _same_settings(folder: Path, before: Mapping[str, Any], now: Mapping[str, An
 def _gather(
     plans: Sequence[Plan], outcomes: Mapping[str, _Outcome], folder: Path, *, source: str, fps: float, settings: Any, license: str | None
 ) -> Manifest:
-    """The manifest of all that was written; drives whose signals differ from the first one's are left out."""
+    """The manifest of all that was written; drives whose signals are not those that most of them have are left out."""
     shards: list[ShardInfo] = []
     skipped: dict[str, str] = {}
+    reasons = {drive_id: outcome.reason or _misfit(outcome.shards[0].signals, fps) for drive_id, outcome in outcomes.items()}
+    common = _commonest([outcomes[plan.drive.drive_id].shards[0].signals for plan in plans if reasons[plan.drive.drive_id] is None])
     for plan in plans:
-        outcome = outcomes[plan.drive.drive_id]
-        reason = outcome.reason or _misfit(shards, outcome.shards, fps)
+        outcome, reason = outcomes[plan.drive.drive_id], reasons[plan.drive.drive_id]
+        if reason is None and common is not None:
+            reason = common.difference(outcome.shards[0].signals)
         if reason is None:
             shards += outcome.shards
             continue
@@ -138,14 +141,21 @@ def _gather(
     return Manifest(source, shards[0].signals, records, license, settings, skipped)
 
 
-def _misfit(shards: Sequence[ShardInfo], new: Sequence[ShardInfo], fps: float) -> str | None:
-    """Why the drive of the `new` shards does not go with those before."""
-    signals: Signals = new[0].signals
+def _commonest(signals: Sequence[Signals]) -> Signals | None:
+    """The signals that most drives have, of as common ones those that come first; None where there is no drive."""
+    kinds: dict[str, list[Signals]] = {}
+    for one in signals:
+        kinds.setdefault(json.dumps(signals_to_json(one)), []).append(one)
+    return max(kinds.values(), key=len)[0] if kinds else None
+
+
+def _misfit(signals: Signals, fps: float) -> str | None:
+    """Why a drive can go into no store of this rate."""
     if abs(signals.fps - fps) > 1e-6 * fps:
         return f"fps: expected {fps}, got {signals.fps}"
     if len(set(signals.frame_sizes.values())) > 1:
         return f"frame_sizes: expected one size for all cameras, got {dict(signals.frame_sizes)}"
-    return shards[0].signals.difference(signals) if shards else None
+    return None
 
 
 def _write_all(plans: Sequence[Plan], folder: Path, settings: Mapping[str, Any], workers: int, bar: Bar) -> Iterator[tuple[Plan, _Outcome]]:
