@@ -64,3 +64,17 @@ def test_codes_share_by_digit() -> None:
     for digit in range(3):
         same = digits[:, None, digit] == digits[None, :, digit]
         assert ((levels[:, None, digit] - levels[None, :, digit]).abs() < 1e-6).equal(same)
+
+
+def test_vectors_are_kept_until_a_weight_changes() -> None:
+    one = table(ordered=True)
+    with torch.inference_mode():
+        first = one.vectors()
+        assert one.vectors() is first
+    torch.testing.assert_close(first, one.vectors())  # with gradients: worked out anew
+    with torch.no_grad():
+        one.rows.weight += 1
+        torch.testing.assert_close(one.vectors(), first + 1)
+        one.shared.copy_(torch.zeros_like(one.shared))
+        torch.testing.assert_close(one.vectors(), one.rows.weight.detach())
+        assert one.double().vectors().dtype == torch.float64

@@ -5,6 +5,7 @@ Axes: V ids, NULL not counted; C width of a vector, D width of the model, K shar
 """
 
 from math import prod
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -30,6 +31,7 @@ class TokenTable(nn.Module):
         self.shared = nn.Parameter(torch.empty(shared, code_width)) if levels else None
         self.out = nn.Linear(width, code_width, bias=False)
         self.bias = nn.Parameter(torch.empty(size))
+        self._kept: tuple[Any, Tensor] | None = None
         self.reset_parameters()
 
     @torch.no_grad()
@@ -43,10 +45,18 @@ class TokenTable(nn.Module):
             nn.init.normal_(self.shared, std=deviation * (2 / len(self.shared)) ** 0.5)
 
     def vectors(self) -> Tensor:
-        """(V + 1, C)."""
+        """(V + 1, C); worked out once for all tokens of a rollout, as long as no weight changes."""
         if self.shared is None:
             return self.rows.weight
-        shared = self.features(self.shared.device).to(self.shared.dtype) @ self.shared
+        if torch.is_grad_enabled():
+            return self._vectors(self.shared)
+        state = [(p.data_ptr(), p.dtype, p._version) for p in (self.rows.weight, self.shared)]
+        if self._kept is None or self._kept[0] != state:
+            self._kept = state, self._vectors(self.shared)
+        return self._kept[1]
+
+    def _vectors(self, weights: Tensor) -> Tensor:
+        shared = self.features(weights.device).to(weights.dtype) @ weights
         return self.rows.weight + F.pad(shared, (0, 0, 0, 1))
 
     def features(self, device: torch.device) -> Tensor:
