@@ -22,9 +22,9 @@ step() { # step NAME FILE-THAT-ENDS-IT COMMAND...: skipped when done, continued 
 
 step "Driving data (about 1 minute)" $out/data/manifest.json \
     python scripts/prepare_data.py dashsim --output $out/data --episodes 100 --val-episodes 10 --heldout-episodes 0
-step "Frame tokenizer (about 3 minutes)" $out/tokenizer/report.json \
+step "Frame tokenizer (about 2 minutes)" $out/tokenizer/report.json \
     python scripts/train_tokenizer.py --preset demo --data $out/data --output $out/tokenizer
-step "World model (about 5 minutes)" $out/worldgpt/report.json \
+step "World model (about 6 minutes)" $out/worldgpt/report.json \
     python scripts/train_worldgpt.py --preset demo --data $out/data --tokenizer $out/tokenizer --output $out/worldgpt
 echo "== Videos (about 1 minute)"
 python scripts/generate.py --checkpoint $out/worldgpt --prompt "rainy night" "sunny day" "snow, heavy traffic" \

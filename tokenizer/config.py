@@ -120,7 +120,7 @@ class TokenizerTrainConfig:
 def presets() -> dict[str, TokenizerTrainConfig]:
     """Sizes by name. Trials behind them: docs/experiments.md."""
     demo = LoopConfig(
-        steps=600, batch_size=16, learning_rate=2e-3, weight_decay=0.0, beta2=0.95, warmup_steps=50, ema_decay=0.99, log_every=100
+        steps=500, batch_size=16, learning_rate=2e-3, weight_decay=0.0, beta2=0.95, warmup_steps=50, ema_decay=0.99, log_every=100
     )
     small = replace(demo, steps=6000, warmup_steps=100, ema_decay=0.998)
     big = replace(demo, steps=50_000, batch_size=64, learning_rate=1e-3, warmup_steps=1000, ema_decay=0.999)

@@ -85,8 +85,8 @@ def presets() -> dict[str, WorldTrainConfig]:
     What two cores can compute in an hour is best spent on few parameters and many tokens: hence `small` is small.
     """
     return {
-        "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(330, 8, 3e-3, 30, 0.97)),
-        "small": _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(2000, 8, 3e-3, 60, 0.99)),
+        "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(240, 8, 3e-3, 20, 0.97)),
+        "small": _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(1300, 8, 3e-3, 60, 0.99)),
         "base": _preset(
             ModelConfig(width=1024, layers=24, heads=8, mlp_width=2752, context_steps=16, code_width=128),
             _loop(50_000, 16, 1e-3, 1000, 0.9995),
