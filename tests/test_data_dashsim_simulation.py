@@ -203,7 +203,7 @@ def test_steps_outside_a_drive_are_refused():
         ({"roads": ()}, "roads expected some of highway"),
         ({"weathers": ("hail",)}, "got hail"),
         ({"weathers": ("snow",), "times": ("night",)}, "only held-out looks"),
-        ({"height": 4}, "8x8 pixels, got 4x128"),
+        ({"size": "4x128"}, "divide by 8, got 4x128"),
     ],
 )
 def test_bad_config_is_told_in_one_line(wrong, message):
