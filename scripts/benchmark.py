@@ -23,7 +23,7 @@ class DataBenchmark:
     hours: float = 0.1
     """Length of the file whose preparation must not take more memory than that of a shorter one; 0 leaves it out."""
     updates: int = 10
-    """Updates of a world model in a round, fed by the loader and by one repeated batch; 0 leaves them out."""
+    """Updates of a world model in a round, fed by the loader and by batches in memory; 0 leaves them out."""
     preset: Literal["demo", "small", "base"] = "demo"
     """Size of that world model."""
     json: Path | None = None

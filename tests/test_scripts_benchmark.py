@@ -58,7 +58,10 @@ def test_memory_does_not_grow_with_the_file(clip: Path) -> None:
 
 
 
-@pytest.mark.parametrize("arguments, message", [(["--rounds", "0"], "--rounds: expected 1 or more"), (["--input", "none.mp4"], "none.mp4: no such")])
+BAD = [(["--rounds", "0"], "--rounds: expected 1 or more"), (["--input", "none.mp4"], "none.mp4: no such")]
+
+
+@pytest.mark.parametrize("arguments, message", BAD)
 def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
     done = subprocess.run([sys.executable, SCRIPT, "data", *arguments], cwd=tmp_path, capture_output=True, text=True)
     assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
