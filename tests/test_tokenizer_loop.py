@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from data.errors import UserError
+from tokenizer import loop, training_log
 from tokenizer.loop import keyed_rng, keyed_seed, run_loop
 from tokenizer.loop_config import LoopConfig, learning_rate_factor
 from tokenizer.training_state import RunningMean, checkpoints
@@ -242,3 +243,20 @@ def test_keys_are_well_mixed() -> None:
 def test_settings_are_checked(wrong: dict[str, float]) -> None:
     with pytest.raises(UserError, match=f"loop.{next(iter(wrong))}: expected"):
         LoopConfig(**wrong)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("gain, fast", [(0.5, False), (1.1, False), (1.5, True)])
+def test_bf16_is_taken_where_it_is_measured_to_be_faster(monkeypatch: pytest.MonkeyPatch, gain: float, fast: bool) -> None:
+    monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: True)
+    rates = {torch.float32: 1e11, torch.bfloat16: gain * 1e11}
+    monkeypatch.setattr(training_log, "measured_peak_flops", lambda device, dtype: rates[dtype])
+    assert training_log.bf16_is_fast(torch.device("cpu")) == fast
+
+
+def test_a_resumed_training_keeps_its_precision_whatever_is_measured_now(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    cpu = torch.device("cpu")
+    for began, measured in (("no", True), ("bf16", False)):
+        (tmp_path / "run.json").write_text(json.dumps({"precision": began}))
+        monkeypatch.setattr(loop, "bf16_is_fast", lambda device, measured=measured: measured)
+        assert loop._precision(tmp_path, cpu, resume=True) == ("bf16" if began == "bf16" else "fp32")
+        assert loop._precision(tmp_path, cpu, resume=False) == ("bf16" if measured else "fp32")
