@@ -1,6 +1,7 @@
 """Laws of the encoded set: rows are the drives', windows stay within a drive, what is there is encoded once."""
 
 import json
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -130,6 +131,24 @@ def test_an_interrupted_encoding_goes_on_where_it_was(tmp_path: Path) -> None:
     for split in ("train", "val"):
         for ours, theirs in zip(found.arrays(split), whole.arrays(split), strict=True):
             assert (ours == theirs).all()
+
+
+def test_drives_of_equal_content_do_not_disturb_those_behind(tmp_path: Path) -> None:
+    drives = [Drive(name, partial(renamed, name, number), split, STEPS) for name, number, split in TWINS]
+    write_store(drives, tmp_path / "data", source="columns", fps=10.0, workers=1, progress=False)
+    store = EpisodeStore.open(tmp_path / "data")
+    tokenizer = column_tokenizer(store)
+    codes, _ = encode_store(store, tokenizer, tmp_path / "tokens", device=CPU).arrays("train")
+    for row, drive in enumerate(store.drives("train")):
+        expected = encode_frames(tokenizer, store.read(drive.drive_id).frames["front"], CPU).reshape(STEPS, -1)
+        assert (codes[row * STEPS : (row + 1) * STEPS] == expected).all(), drive.drive_id
+
+
+TWINS = (("a", 0, "train"), ("twin", 0, "train"), ("b", 1, "train"), ("c", 2, "val"))
+
+
+def renamed(name: str, number: int) -> list[Episode]:
+    return [replace(column_episode(number), drive_id=name)]
 
 
 def coded_episode(number: int) -> Episode:

@@ -9,7 +9,6 @@ import math
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol, cast
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from data.ahead import ahead
 from data.errors import UserError
 from tokenizer.loop_config import LoopConfig, learning_rate_factor
 from tokenizer.muon import Muon
@@ -166,12 +166,7 @@ class Loop:
         def load(step: int) -> list[Mapping[str, Tensor]]:
             return [self.task.batch(step, micro * ranks + rank) for micro in range(self.config.gradient_accumulation)]
 
-        with ThreadPoolExecutor(1) as pool:
-            ready = pool.submit(load, self.step)
-            for step in range(self.step, self.config.steps):
-                batches = ready.result()
-                ready = pool.submit(load, min(step + 1, self.config.steps - 1))
-                yield batches
+        return ahead(load, range(self.step, self.config.steps))
 
     def _generator(self, index: int) -> torch.Generator:
         micro = index * self.accelerator.num_processes + self.accelerator.process_index

@@ -5,8 +5,9 @@ A folder holds, a split: `<split>.codes.npy` (N, C) uint16 or int32, all cameras
 Windows never cross drives.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import numpy as np
 import torch
 from einops import rearrange
 
+from data.ahead import ahead
 from data.episode import Caption, ChannelSpec, Episode
 from data.errors import UserError
 from data.folder import atomic_file, atomic_folder, read_json, write_json
@@ -162,28 +164,42 @@ def encode_store(store: Any, tokenizer: Any, folder: Path, *, device: torch.devi
 
 
 class _Encoder:
-    """Codes of one drive at a time, from what was kept or from its frames."""
+    """Codes of drives, from what was kept or from their frames; the next frames are read and decoded while these are encoded."""
 
     def __init__(self, store: Any, tokenizer: Any, kept: Path, device: torch.device, batch_size: int) -> None:
         self.store, self.kept, self.device, self.batch_size = store, kept, device, batch_size
         self.tokenizer = tokenizer.to(device).eval() if tokenizer is not None else None
 
-    def codes(self, record: Any, bar: Bar) -> np.ndarray:
-        """(T, C) int32, all cameras' codes a step."""
-        path = self.kept / f"{record.content_hash}.npy"
-        if self.tokenizer is not None and path.exists():
-            bar.advance(record.steps)
-            return _load(path)
+    def encode(self, records: Sequence[Any], bar: Bar) -> Iterator[np.ndarray]:
+        """(T, C) int32 of each drive: all cameras' codes a step."""
+        # Decided once: of two drives of equal content the second must not become a kept one on the way.
+        kept = {record.drive_id for record in records if self.tokenizer is not None and self._path(record).exists()}
+        missing = [record for record in records if record.drive_id not in kept]
+        episodes = ahead(self._read, [(record, start) for record in missing for start in range(0, record.steps, CHUNK_STEPS)])
+        for record in records:
+            if record.drive_id in kept:
+                bar.advance(record.steps)
+                yield _load(self._path(record))
+            else:
+                yield self._drive(record, episodes, bar)
+
+    def _drive(self, record: Any, episodes: Iterator[Episode], bar: Bar) -> np.ndarray:
         codes = []
-        for start in range(0, record.steps, CHUNK_STEPS):
-            episode = self.store.read(record.drive_id, start, min(start + CHUNK_STEPS, record.steps))
+        for episode in islice(episodes, len(range(0, record.steps, CHUNK_STEPS))):
             codes.append(_codes(episode, self.store.manifest.cameras, self.tokenizer, self.device, self.batch_size))
             bar.advance(episode.steps)
         whole = np.concatenate(codes)
         if self.tokenizer is not None:
-            with atomic_file(path) as temp, temp.open("wb") as file:
+            with atomic_file(self._path(record)) as temp, temp.open("wb") as file:
                 np.save(file, whole)
         return whole
+
+    def _read(self, chunk: tuple[Any, int]) -> Episode:
+        record, start = chunk
+        return self.store.read(record.drive_id, start, min(start + CHUNK_STEPS, record.steps))
+
+    def _path(self, record: Any) -> Path:
+        return self.kept / f"{record.content_hash}.npy"
 
 
 def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path, encoder: _Encoder) -> TokenStoreInfo:
@@ -199,10 +215,10 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
         rows, codes, channels = 0, [], []
         records = store.drives(split)
         with Bar(f"encoding {split}", total=sum(record.steps for record in records), unit="frames") as bar:
-            for record in records:
+            for record, drive_codes in zip(records, encoder.encode(records, bar), strict=True):
                 drives.append(TokenDrive(record.drive_id, split, rows, rows + record.steps, record.captions, record.labels))
                 rows += record.steps
-                codes.append(encoder.codes(record, bar))
+                codes.append(drive_codes)
                 channels.append(_channels(store.read(record.drive_id, frames=False)))
         whole = np.concatenate(codes)
         np.save(folder / f"{split}.codes.npy", whole.astype(np.uint16 if whole.max() < 2**16 else np.int32))
