@@ -15,7 +15,7 @@ from world_samples import column_episode
 from data.errors import UserError
 from data.store import EpisodeStore
 from data.video import VideoWriter, decode, probe
-from worldgpt.context import read_context
+from worldgpt.context import read_context, read_log
 from worldgpt.generate import generate, output_paths
 from worldgpt.generate_config import GenerateConfig
 from worldgpt.overlay import STRIP_ROWS, draw_overlay
@@ -235,3 +235,32 @@ def test_the_script_tells_a_mistake_in_one_line(tmp_path: Path) -> None:
         done.stderr == "error: absent: expected a world model checkpoint, found no config.json; train one with scripts/train_worldgpt.py\n"
     )
     assert not list(tmp_path.iterdir())
+
+
+def test_the_prompt_may_change_on_the_way(make) -> None:
+    (plain,) = make(frames=8)
+    before = frames(plain)
+    (changed,) = make(frames=8, prompt_at=((4, "night on a road"),))
+    after = frames(changed)
+    assert np.abs(after[:3].astype(int) - before[:3]).mean() < 3  # but for the codec
+    strip = slice(-STRIP_ROWS, -STRIP_ROWS + 24)
+    assert np.abs(after[5:, strip].astype(int) - before[5:, strip]).mean() > 2
+    assert json.loads(changed.with_suffix(".json").read_text())["settings"]["prompt_at"] == [[4, "night on a road"]]
+
+
+def test_a_log_is_replayed(make, pipeline: WorldGPTPipeline, column_store: EpisodeStore) -> None:
+    drive = column_store.manifest.drives[0]
+    path = str(column_store.path / drive.file)
+    (video,) = make(context=path, context_frames=4, frames=9, actions="log", reanchor="real:4")
+    assert probe(video).frames == 9
+    truth = read_log(pipeline, path, 4, 9)
+    whole = pipeline.context(column_episode(int(drive.drive_id.removeprefix("drive"))).frames)
+    assert (truth[:, :4] == whole[4:13, :4]).all()
+    for changes, message in (
+        ({"frames": 45}, "expected at least 4 steps of context and 45 generated frames, the drive has 48"),
+        ({"context": None, "actions": None}, "--reanchor real:4: needs the true steps of a log"),
+        ({"reanchor": "every_n:x"}, "--reanchor every_n: expected a whole number"),
+        ({"stream_sampling": ("sound:temperature=1",)}, "--stream-sampling: expected one of camera/front, "),
+    ):
+        with pytest.raises(UserError, match=message):
+            make(**{"context": path, "context_frames": 4, "frames": 9, "actions": "log", "reanchor": "real:4", **changes})

@@ -13,8 +13,9 @@ from conditioning.guidance import PromptSchedule
 from conditioning.steering import Commands
 from data.errors import UserError
 from data.store import EpisodeStore
-from worldgpt.pipeline import WorldGPTPipeline, load_world_model
-from worldgpt.sampling import SamplingConfig
+from worldgpt.pipeline import Observation, WorldGPTPipeline, load_world_model
+from worldgpt.rollout import Rollout, RolloutConfig
+from worldgpt.sampling import SamplingConfig, SamplingPlan
 
 
 @pytest.fixture(scope="module")
@@ -173,3 +174,70 @@ def test_a_checkpoint_that_cannot_be_read_is_told_in_one_line(trained: Path, tmp
 def test_the_channels_are_the_datas(pipeline: WorldGPTPipeline) -> None:
     assert pipeline.model.telemetry.specs == (SPEED,)
     assert pipeline.model.actions.specs == (STEERING,)
+
+
+def test_worlds_may_have_seeds_and_lengths_of_their_own(pipeline: WorldGPTPipeline) -> None:
+    together: dict[int, list[np.ndarray]] = {0: [], 1: [], 2: []}
+    for chunk in pipeline.stream(
+        ["sunny day", "fog", "night on a road"], [11, 3, 5], seed=[4, 5, 6], worlds=[0, 0, 0], reanchor="every_n:4"
+    ):
+        for row, world in enumerate(chunk.worlds):
+            together[world].append(chunk.tokens[row])
+    for world, (prompt, frames, seed) in enumerate([("sunny day", 11, 4), ("fog", 3, 5), ("night on a road", 5, 6)]):
+        alone = pipeline(prompt, frames, seed=seed, reanchor="every_n:4").tokens[0]
+        assert np.array_equal(np.concatenate(together[world]), alone)
+    with pytest.raises(UserError, match="frames: expected one number, or 2, one a world; got 3"):
+        next(pipeline.stream(["fog", "fog"], [1, 2, 3]))
+
+
+def test_a_planner_in_the_loop_steers(pipeline: WorldGPTPipeline) -> None:
+    seen: list[Observation] = []
+
+    def planner(observation: Observation) -> dict[str, np.ndarray]:
+        seen.append(observation)
+        return {"steering_norm": np.where(observation.frames["front"].sum((1, 2, 3)) % 2, 1.0, -1.0)}
+
+    chunk = pipeline(["sunny day", "night on a road"] * 2, 5, planner=planner)
+    assert [o.frame for o in seen] == [0, 1, 2, 3, 4]
+    assert np.array_equal(np.stack([o.frames["front"] for o in seen], axis=1), chunk.frames["front"])
+    assert np.array_equal(np.stack([o.telemetry for o in seen], axis=1), chunk.telemetry)
+    assert np.array_equal(chunk.actions[..., 0], np.where(chunk.frames["front"].sum((2, 3, 4)) % 2, 1.0, -1.0))
+    assert len(np.unique(chunk.actions)) == 2
+    free = pipeline(["sunny day", "night on a road"] * 2, 5, planner=lambda _: {})
+    assert np.array_equal(free.tokens, pipeline(["sunny day", "night on a road"] * 2, 5).tokens)
+
+
+def test_encoding_again_keeps_channels_and_what_the_tokenizer_agrees_with(pipeline: WorldGPTPipeline) -> None:
+    steps = torch.from_numpy(pipeline.context(column_episode(1).frames, {"speed_mps": np.full(48, 3.0)}))[None, :6]
+    layout = pipeline.model.layout
+    steps[:, 2] = torch.from_numpy(layout.null_tokens)
+    fresh = pipeline.retokenize(steps)
+    span = layout.span_of_kind("frame")
+    assert torch.equal(fresh[..., span.stop :], steps[..., span.stop :])
+    assert torch.equal(fresh[:, 2], steps[:, 2])
+    made = pipeline.decode(layout.unpack(steps[:, :2].numpy(), layout.streams[0]))
+    assert np.array_equal(fresh[0, :2].numpy()[:, span], pipeline.context({"front": made[0]})[:, span])
+
+
+def test_a_log_replay_needs_its_log(pipeline: WorldGPTPipeline) -> None:
+    with pytest.raises(UserError, match="--reanchor real: needs the true steps of a log"):
+        next(pipeline.stream(["fog"], 8, reanchor="real:4"))
+    truth = pipeline.context(column_episode(1).frames)
+    with pytest.raises(UserError, match="--reanchor real: expected true steps for 60 frames, the log has 48"):
+        next(pipeline.stream(["fog"], 60, reanchor="real:4", truth=truth))
+    chunk = pipeline("sunny day", 9, reanchor="real:4", truth=truth)
+    assert chunk.anchored[0].nonzero()[0].tolist() == [4, 8]
+
+
+def test_a_long_rollout_uses_the_memory_of_a_short_one(pipeline: WorldGPTPipeline) -> None:
+    """Counted in the tensors that a rollout holds on to: the ring is preallocated, and nothing else grows."""
+
+    def held(steps: int) -> int:
+        rollout = Rollout(pipeline.model, RolloutConfig(SamplingPlan(SamplingConfig(temperature=0))), seeds=[0], worlds=[0])
+        prompt, forced = pipeline.embed_prompts(["fog"]), torch.from_numpy(pipeline.context(column_episode(1).frames)[:1])
+        for _ in range(steps):
+            rollout.step(prompt, prompt, forced)
+        tensors = [*vars(rollout).values(), *rollout._prompts, *vars(rollout.cache).values()]
+        return sum(t.numel() * t.element_size() for t in tensors if isinstance(t, torch.Tensor))
+
+    assert held(3_000) == held(100)

@@ -1,12 +1,14 @@
 """Laws of the rollout: batched equals single, forced equals teacher forcing, seeds decide, guidance 1 is none, NULL never comes out."""
 
+from typing import Literal
+
 import pytest
 import torch
 from world_samples import random_model, random_prompts, random_tokens
 
 from worldgpt.model import WorldGPT
-from worldgpt.rollout import FREE, Rollout
-from worldgpt.sampling import SamplingConfig
+from worldgpt.rollout import FREE, Rollout, RolloutConfig
+from worldgpt.sampling import SamplingConfig, SamplingPlan
 
 STEPS = 7
 """Longer than the window of 4."""
@@ -29,13 +31,15 @@ def roll(
     prompts: torch.Tensor | None = None,
     negative: torch.Tensor | None = None,
     steps: int = STEPS,
+    window: Literal["ring", "recompute"] = "ring",
 ) -> torch.Tensor:
     """(B, T, J) tokens; world w has the prompt number w unless `prompts` (B, T, P, D_text) are given."""
     count = len(worlds)
     if prompts is None:
         prompts = torch.stack([random_prompts(model, seed=100 + w) for w in worlds])[:, None].expand(-1, steps, -1, -1)
     negative = random_prompts(model, seed=99).expand(count, -1, -1) if negative is None else negative
-    rollout = Rollout(model, sampling or SamplingConfig(), seed=seed, worlds=worlds, guidance=guidance)
+    config = RolloutConfig(SamplingPlan(sampling or SamplingConfig()), guidance, window=window)
+    rollout = Rollout(model, config, seeds=[seed] * count, worlds=worlds)
     if context is not None:
         rollout.start(context, prompts[:, 0], negative)
     free = torch.full((count, model.layout.tokens_per_step), FREE)
@@ -150,3 +154,109 @@ def test_of_a_long_context_the_newest_steps_count(model: WorldGPT) -> None:
 
 def test_a_longer_rollout_begins_like_a_shorter_one(model: WorldGPT) -> None:
     assert torch.equal(roll(model, range(2), steps=12)[:, :5], roll(model, range(2), steps=5))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_within_the_window_the_ring_equals_reading_anew(model: WorldGPT, guidance: float) -> None:
+    """Past it, the ring's deeper layers know more than the window holds, so that the two may part."""
+    context = random_tokens(model.layout, 2, 1)
+    ring = roll(model, range(2), context=context, guidance=guidance)
+    anew = roll(model, range(2), context=context, guidance=guidance, window="recompute")
+    assert torch.equal(ring[:, :3], anew[:, :3])  # four steps with the context
+    assert not torch.equal(ring, anew)
+
+
+def test_worlds_of_their_own_seeds_are_what_they_are_alone(model: WorldGPT) -> None:
+    prompts = random_prompts(model, seed=1)[None]
+    free = torch.full((2, model.layout.tokens_per_step), FREE)
+    config = RolloutConfig(SamplingPlan())
+    together = Rollout(model, config, seeds=[5, 6], worlds=[0, 0])
+    tokens = torch.stack([together.step(prompts.expand(2, -1, -1), prompts.expand(2, -1, -1), free) for _ in range(3)], dim=1)
+    for row, seed in enumerate([5, 6]):
+        alone = Rollout(model, config, seeds=[seed], worlds=[0])
+        assert torch.equal(torch.stack([alone.step(prompts, prompts, free[:1]) for _ in range(3)], dim=1)[0], tokens[row])
+
+
+def start(model: WorldGPT, worlds: range, guidance: float = 1.0) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
+    """A rollout of `worlds` after 6 steps, its prompts and its negative prompts."""
+    prompts = torch.stack([random_prompts(model, seed=100 + w) for w in worlds])
+    negative = random_prompts(model, seed=99).expand(len(worlds), -1, -1)
+    rollout = Rollout(model, RolloutConfig(SamplingPlan(), guidance), seeds=[0] * len(worlds), worlds=worlds)
+    free = torch.full((len(worlds), model.layout.tokens_per_step), FREE)
+    for _ in range(6):
+        rollout.step(prompts, negative, free)
+    return rollout, prompts, negative
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_some_worlds_can_be_replaced_and_the_others_do_not_notice(model: WorldGPT, guidance: float) -> None:
+    free = torch.full((3, model.layout.tokens_per_step), FREE)
+    new = random_tokens(model.layout, 3, 3, seed=9)
+    outcomes = []
+    for rows in (None, torch.tensor([True, True, True]), torch.tensor([False, True, False])):
+        rollout, prompts, negative = start(model, range(3), guidance)
+        rollout.replace(new) if rows is None else rollout.replace(new, rows)
+        outcomes.append(torch.stack([rollout.step(prompts, negative, free) for _ in range(5)], dim=1))
+    rollout, prompts, negative = start(model, range(3), guidance)
+    untouched = torch.stack([rollout.step(prompts, negative, free) for _ in range(5)], dim=1)
+    whole, every, middle = outcomes
+    assert torch.equal(whole, every)
+    assert torch.equal(middle[1], whole[1])
+    assert torch.equal(middle[[0, 2]], untouched[[0, 2]])
+    assert not torch.equal(whole[1], untouched[1])
+
+
+def test_replacing_forgets_all_that_came_before(model: WorldGPT) -> None:
+    """Two worlds with other pasts, and the same steps put in: the first of them still hints at the past, no more."""
+    new, free = random_tokens(model.layout, 1, 3, seed=9), torch.full((1, model.layout.tokens_per_step), FREE)
+    rollout, prompts, negative = start(model, range(1))
+    rollout.replace(new)
+    fresh = Rollout(model, RolloutConfig(SamplingPlan()), seeds=[0], worlds=[0])
+    fresh.steps = rollout.steps  # the same draws
+    fresh.start(torch.cat([rollout._tokens[:, :2], new], dim=1), prompts, negative)
+    for _ in range(5):
+        assert torch.equal(rollout.step(prompts, negative, free), fresh.step(prompts, negative, free))
+
+
+@pytest.mark.parametrize("guidance", [1.0, 2.0])
+def test_a_world_that_ends_leaves_the_others_as_they_are(model: WorldGPT, guidance: float) -> None:
+    free = torch.full((3, model.layout.tokens_per_step), FREE)
+    rollout, prompts, negative = start(model, range(3), guidance)
+    untouched = torch.stack([rollout.step(prompts, negative, free) for _ in range(4)], dim=1)
+    rollout, prompts, negative = start(model, range(3), guidance)
+    rollout.keep([0, 2])
+    left = torch.stack([rollout.step(prompts[[0, 2]], negative[[0, 2]], free[:2]) for _ in range(4)], dim=1)
+    assert torch.equal(left, untouched[[0, 2]])
+
+
+def test_a_planner_sees_the_frame_and_decides_the_actions(model: WorldGPT) -> None:
+    span, seen = model.layout.span_of_kind("action"), []
+
+    def decide(tokens: torch.Tensor) -> torch.Tensor:
+        seen.append(tokens)
+        return torch.stack([tokens[:, 0] % 3, torch.full_like(tokens[:, 0], FREE)], dim=1)
+
+    prompts = random_prompts(model, 2, seed=3)
+    free = torch.full((2, model.layout.tokens_per_step), FREE)
+    rollout = Rollout(model, RolloutConfig(SamplingPlan()), seeds=[0, 0], worlds=[0, 1])
+    plain = Rollout(model, RolloutConfig(SamplingPlan()), seeds=[0, 0], worlds=[0, 1])
+    for _ in range(4):
+        tokens = rollout.step(prompts, prompts, free, decide)
+        assert torch.equal(tokens[:, : span.start], seen[-1][:, : span.start])
+        assert bool((seen[-1][:, : span.start] != FREE).all() and (seen[-1][:, span] == FREE).all())
+        assert torch.equal(tokens[:, span.start], tokens[:, 0] % 3)
+        assert bool((tokens[:, span.start + 1] != FREE).all())  # left to the model
+        forced = free.clone()
+        forced[:, span.start] = tokens[:, span.start]
+        assert torch.equal(plain.step(prompts, prompts, forced), tokens)
+
+
+def test_each_stream_is_drawn_by_its_own_settings(model: WorldGPT) -> None:
+    cold = SamplingPlan(SamplingConfig(), {"frame": SamplingConfig(temperature=0)})
+    prompts, free = random_prompts(model, 8, seed=3), torch.full((8, model.layout.tokens_per_step), FREE)
+    first, other = (Rollout(model, RolloutConfig(cold), seeds=[seed] * 8, worlds=range(8)) for seed in (1, 2))
+    a, b = first.step(prompts, prompts, free), other.step(prompts, prompts, free)
+    span = model.layout.span_of_kind("frame")
+    assert torch.equal(a[:, span], b[:, span])
+    assert not torch.equal(a, b)
+    assert bool(first.surprise.isfinite().all() and (first.surprise > 0).all())

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from data.errors import UserError
-from worldgpt.sampling import SamplingConfig, draw, keyed_uniforms, probabilities
+from worldgpt.layout import Stream
+from worldgpt.sampling import SamplingConfig, SamplingPlan, draw, keyed_uniforms, probabilities
 
 CONFIGS = [
     SamplingConfig(),
@@ -74,23 +75,24 @@ def test_the_ends_of_the_unit_interval_draw_possible_tokens() -> None:
 def test_temperature_zero_takes_the_likeliest_whatever_the_seed() -> None:
     logits = some_logits(6)
     for seed in range(3):
-        uniforms = keyed_uniforms(seed, range(6), 0, 1)[:, 0]
+        uniforms = keyed_uniforms([seed] * 6, range(6), 0, 1)[:, 0]
         assert torch.equal(draw(logits, uniforms, SamplingConfig(temperature=0)), logits.argmax(-1))
-    cold = draw(logits, keyed_uniforms(0, range(6), 0, 1)[:, 0], SamplingConfig(temperature=1e-4))
+    cold = draw(logits, keyed_uniforms([0] * 6, range(6), 0, 1)[:, 0], SamplingConfig(temperature=1e-4))
     assert torch.equal(cold, logits.argmax(-1))
 
 
 def test_numbers_are_keyed_by_seed_world_step_and_place() -> None:
-    base = keyed_uniforms(1, [4, 7], 3, 20)
-    assert torch.equal(base, keyed_uniforms(1, [4, 7], 3, 20))
-    assert torch.equal(base[1:], keyed_uniforms(1, [7], 3, 20))  # a batch equals its singles
-    assert torch.equal(base[:, :5], keyed_uniforms(1, [4, 7], 3, 5))
-    for other in (keyed_uniforms(2, [4, 7], 3, 20), keyed_uniforms(1, [5, 8], 3, 20), keyed_uniforms(1, [4, 7], 4, 20), base.flip(0)):
+    base = keyed_uniforms([1, 1], [4, 7], 3, 20)
+    assert torch.equal(base, keyed_uniforms([1, 1], [4, 7], 3, 20))
+    assert torch.equal(base[1:], keyed_uniforms([1], [7], 3, 20))  # a batch equals its singles
+    assert torch.equal(base[:, :5], keyed_uniforms([1, 1], [4, 7], 3, 5))
+    others = [((2, 2), (4, 7), 3), ((1, 1), (5, 8), 3), ((1, 1), (4, 7), 4)]
+    for other in (*(keyed_uniforms(*key, 20) for key in others), base.flip(0)):
         assert not (other == base).any()
 
 
 def test_numbers_are_even_and_unrelated_from_step_to_step() -> None:
-    table = np.stack([keyed_uniforms(0, range(4), step, 64).numpy() for step in range(100)])
+    table = np.stack([keyed_uniforms([0] * 4, range(4), step, 64).numpy() for step in range(100)])
     assert table.min() >= 0
     assert table.max() < 1
     counts = np.histogram(table, bins=16, range=(0, 1))[0]
@@ -110,3 +112,27 @@ def test_settings_are_checked(field: str, good: tuple[float, ...], bad: tuple[fl
     for value in bad:
         with pytest.raises(UserError, match=field.replace("_", "-")):
             SamplingConfig(**{field: value})
+
+
+def test_entropy_sharpens_where_the_model_is_sure() -> None:
+    sure, unsure = torch.tensor([4.0, 0.0, 0.0, 0.0]), torch.tensor([0.4, 0.0, 0.0, 0.0])
+    plain, adaptive = SamplingConfig(), SamplingConfig(entropy=0.5)
+    gains = [float(probabilities(x, adaptive)[0] / probabilities(x, plain)[0] - 1) for x in (unsure, sure)]
+    drops = [float(1 - probabilities(x, adaptive)[1:].sum() / probabilities(x, plain)[1:].sum()) for x in (unsure, sure)]
+    assert gains[0] > 0
+    assert drops[1] > 3 * drops[0] > 0
+    nats = float(-(probabilities(sure, plain) * probabilities(sure, plain).log()).sum())
+    scaled = SamplingConfig(temperature=0.8 ** (0.5 / nats))
+    assert torch.allclose(probabilities(sure, adaptive), probabilities(sure, scaled))
+
+
+def test_a_plan_is_read_from_words() -> None:
+    plan = SamplingPlan.parse(SamplingConfig(top_p=0.9), ["telemetry:temperature=0.7", "action/a_norm:temperature=0,top-k=4"])
+    streams = [
+        Stream(name, kind, name) for name, kind in (("camera/front", "frame"), ("telemetry/x", "telemetry"), ("action/a_norm", "action"))
+    ]
+    found = [plan.of(stream) for stream in streams]
+    assert found == [SamplingConfig(top_p=0.9), SamplingConfig(0.7, top_p=0.9), SamplingConfig(0, 4, 0.9)]
+    for wrong in ("telemetry", "telemetry:warmth=2", "telemetry:top_k=many", "telemetry:temperature=-1"):
+        with pytest.raises(UserError, match=r"stream-sampling|temperature"):
+            SamplingPlan.parse(SamplingConfig(), [wrong])

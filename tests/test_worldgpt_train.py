@@ -113,7 +113,7 @@ def test_work_is_counted(column_store: EpisodeStore, column_tokens: TokenStore, 
 
     config = train_config(tmp_path)
     task = WorldTask(config, build_model(config, Mixture.of(column_tokens)), Mixture.of(column_tokens), column_tokenizer(column_store))
-    assert task.units() == ("tokens", 4 * 3 * 6)
+    assert task.units() == ("tokens", 4 * 4 * 6)
     generator = torch.Generator()
     with FlopCounterMode(display=False) as counter:
         loss, _ = task.loss(task.batch(0, 0), generator)

@@ -21,7 +21,7 @@ HEIGHT, WIDTH, CELL, STEPS = 8, 32, 8, 48
 SPEED = ChannelSpec("speed_mps", "m/s", 0.0, 8.0, bins=4)
 STEERING = ChannelSpec("steering_norm", "norm", -1.5, 1.5, bins=3)
 TEXT = TextConfig(vocab_size=300, width=16, layers=1, heads=2, max_pieces=24, prompt_tokens=2)
-MODEL = ModelConfig(width=48, layers=2, heads=2, mlp_width=96, context_steps=3)
+MODEL = ModelConfig(width=48, layers=2, heads=2, mlp_width=96, context_steps=4)
 LOOP = LoopConfig(
     steps=6, batch_size=4, learning_rate=1e-2, warmup_steps=2, log_every=2, checkpoint_every=3, precision="fp32", ema_decay=0.9
 )

@@ -11,18 +11,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conditioning.steering import build_commands
+from conditioning.guidance import PromptSchedule
+from conditioning.steering import Commands, build_commands
 from data.contact_sheet import contact_sheet
 from data.errors import UserError
 from data.folder import write_json
 from data.image import save_png
 from data.progress import Bar
 from data.video import VideoWriter
-from worldgpt.context import read_context
+from worldgpt.anchors import parse_policy
+from worldgpt.context import read_context, read_log
 from worldgpt.generate_config import GenerateConfig
 from worldgpt.overlay import draw_overlay, enlarge
 from worldgpt.pipeline import Chunk, WorldGPTPipeline
-from worldgpt.sampling import SamplingConfig
+from worldgpt.sampling import SamplingConfig, SamplingPlan
 
 ONE_THREAD_WORLDS = 8
 """Up to so many worlds, a token is too little work to share among threads."""
@@ -34,23 +36,52 @@ def generate(config: GenerateConfig) -> list[Path]:
     pipeline = WorldGPTPipeline.from_pretrained(config.checkpoint)
     if pipeline.model.device.type == "cpu" and len(config.prompt) * config.num_samples <= ONE_THREAD_WORLDS:
         torch.set_num_threads(1)
-    commands = build_commands(pipeline.model.actions, pipeline.model.telemetry, config.frames, config.steer, config.speed, config.actions)
     context = read_context(pipeline, config.context, config.context_frames) if config.context else None
-    worlds = [prompt for prompt in config.prompt for _ in range(config.num_samples)]
+    policy = parse_policy(config.reanchor)
+    truth = _true_steps(pipeline, config) if policy.needs_truth or config.actions == "log" else None
+    worlds = [prompt_schedule(config, prompt) for prompt in config.prompt for _ in range(config.num_samples)]
     chunks = pipeline.stream(
         worlds,
         config.frames,
         negative_prompt=config.negative_prompt,
         guidance=config.guidance,
         context=context,
-        commands=commands,
-        sampling=SamplingConfig(config.temperature, config.top_k, config.top_p, config.min_p),
+        commands=_commands(pipeline, config, truth),
+        sampling=SamplingPlan.parse(_usual_sampling(config), config.stream_sampling),
         seed=config.seed,
         worlds=[sample for _ in config.prompt for sample in range(config.num_samples)],
+        reanchor=policy,
+        truth=truth,
+        window=config.window,
     )
     paths = output_paths(config)
     write_videos(pipeline, config, chunks, paths)
     return paths
+
+
+def prompt_schedule(config: GenerateConfig, prompt: str) -> PromptSchedule:
+    """A video's prompt, and what it changes to on the way."""
+    return PromptSchedule([(prompt, 0), *((later, frame) for frame, later in config.prompt_at)])
+
+
+def _usual_sampling(config: GenerateConfig) -> SamplingConfig:
+    return SamplingConfig(config.temperature, config.top_k, config.top_p, config.min_p, config.entropy)
+
+
+def _true_steps(pipeline: WorldGPTPipeline, config: GenerateConfig) -> np.ndarray:
+    """(F, J): what the drive given as --context did after the context."""
+    if config.context is None:
+        raise UserError(f"--reanchor {config.reanchor}: needs the true steps of a log; give a drive as --context")
+    return read_log(pipeline, config.context, config.context_frames, config.frames)
+
+
+def _commands(pipeline: WorldGPTPipeline, config: GenerateConfig, truth: np.ndarray | None) -> Commands:
+    model, csv = pipeline.model, None if config.actions == "log" else config.actions
+    commands = build_commands(model.actions, model.telemetry, config.frames, config.steer, config.speed, csv)
+    if config.actions != "log" or truth is None:
+        return commands
+    logged = model.actions.values(truth[:, model.layout.span_of_kind("action")])
+    return replace(commands, actions=np.where(np.isnan(commands.actions), logged, commands.actions))
 
 
 def output_paths(config: GenerateConfig) -> list[Path]:
@@ -68,14 +99,14 @@ def write_videos(pipeline: WorldGPTPipeline, config: GenerateConfig, chunks: Ite
     """Draw chunks as they come, so that a long drive never sits in memory; then the sheets and records."""
     kept: list[list[np.ndarray]] = [[] for _ in paths]
     keep = set(np.linspace(0, config.frames - 1, min(SHEET_FRAMES, config.frames)).round().astype(int).tolist())
-    frame = 0
+    frame, schedules = 0, [prompt_schedule(config, prompt) for prompt in config.prompt]
     with ExitStack() as stack:
         writers: list[VideoWriter] = []
         bar = stack.enter_context(Bar("generating", total=config.frames, unit="frames"))
         for chunk in chunks:
             for step in range(chunk.tokens.shape[1]):
                 for i in range(len(paths)):
-                    picture = _picture(pipeline, config, chunk, i, step)
+                    picture = _picture(pipeline, config, chunk, i, step, schedules[i].at(frame))
                     if frame == 0:
                         paths[i].parent.mkdir(parents=True, exist_ok=True)
                         writers.append(stack.enter_context(VideoWriter(paths[i], fps=pipeline.model.config.fps, size=picture.shape[:2])))
@@ -107,7 +138,7 @@ def _first_camera(chunk: Chunk) -> np.ndarray:
     return next(iter(chunk.frames.values()))
 
 
-def _picture(pipeline: WorldGPTPipeline, config: GenerateConfig, chunk: Chunk, prompt: int, step: int) -> np.ndarray:
+def _picture(pipeline: WorldGPTPipeline, config: GenerateConfig, chunk: Chunk, prompt: int, step: int, words: str) -> np.ndarray:
     """One frame of a prompt's video: its worlds as a grid, enlarged, each with its strip below."""
     rows = _rows(config, prompt)
     pictures = []
@@ -115,9 +146,7 @@ def _picture(pipeline: WorldGPTPipeline, config: GenerateConfig, chunk: Chunk, p
         picture = enlarge(_first_camera(chunk)[world, step], config.scale)
         if config.overlay:
             telemetry, actions = chunk.telemetry[world, step], chunk.actions[world, step]
-            picture = draw_overlay(
-                picture, config.prompt[prompt], telemetry, pipeline.model.telemetry.specs, actions, pipeline.model.actions.specs
-            )
+            picture = draw_overlay(picture, words, telemetry, pipeline.model.telemetry.specs, actions, pipeline.model.actions.specs)
         pictures.append(picture)
     return _grid(np.stack(pictures))
 

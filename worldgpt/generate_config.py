@@ -1,6 +1,7 @@
 """Settings of scripts/generate.py; free of torch, so that `--help` is quick."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from data.errors import UserError
 
@@ -13,6 +14,8 @@ class GenerateConfig:
     """Folder of a trained world model."""
     prompt: tuple[str, ...] = ("",)
     """What the drive looks like, as in "rainy night"; several prompts make several videos, sampled as one batch."""
+    prompt_at: tuple[tuple[int, str], ...] = ()
+    """Frames and the prompts that hold from there on, for all videos: 60 "heavy rain at night". Counts from the first generated frame."""
     negative_prompt: str = ""
     """What guidance moves away from; empty: the absence of a prompt."""
     guidance: float = 1.0
@@ -22,7 +25,7 @@ class GenerateConfig:
     context_frames: int = 8
     """How many frames of the context are read."""
     actions: str | None = None
-    """CSV file with a column a channel and a row a generated frame."""
+    """CSV file with a column a channel and a row a generated frame; or `log`: those that the drive given as --context took."""
     steer: str | None = None
     """Directions and for how many frames: left, or left:20,straight:30."""
     speed: float | None = None
@@ -35,12 +38,21 @@ class GenerateConfig:
     """Worlds a prompt, drawn differently and shown as a grid."""
     temperature: float = 1.0
     """Of the draws; 0 takes the likeliest token, which is known to freeze."""
+    entropy: float = 0.0
+    """Sharpens the draws where the model is sure, by this strength in nats (0.5 is a fair start); 0: all alike."""
     top_k: int = 0
     """Draw from the k likeliest tokens; 0: all."""
     top_p: float = 0.95
     """Draw from the likeliest tokens that together reach this probability."""
     min_p: float = 0.0
     """Drop tokens less likely than this share of the likeliest one's probability."""
+    stream_sampling: tuple[str, ...] = ()
+    """Other settings for a stream or a kind of stream: "telemetry:temperature=0.7,top_p=0.9" "action/steering_rad:temperature=0"."""
+    reanchor: str = "none"
+    """Against drift: none; every_n:20 (decode and encode again); on_drift:1.3 (the same when it is needed); real:50 (log replay: true
+    frames of the drive given as --context)."""
+    window: Literal["ring", "recompute"] = "ring"
+    """'recompute' reads the whole window anew for each frame: many times slower, for comparison."""
     output: str = "out.mp4"
     """Video to write, a contact sheet (.png) and a record (.json) beside it. With several prompts, their words are added to the name."""
     overlay: bool = True
@@ -58,3 +70,8 @@ class GenerateConfig:
             raise UserError(f"--output: expected a name that ends in .mp4, got {self.output!r}")
         if not self.prompt:
             raise UserError("--prompt: expected at least one prompt")
+        starts = [frame for frame, _ in self.prompt_at]
+        if starts != sorted(set(starts)) or (starts and not 0 < starts[0] <= starts[-1] < self.frames):
+            raise UserError(f"--prompt-at: expected rising frames from 1 to {self.frames - 1}, got {', '.join(map(str, starts))}")
+        if self.actions == "log" and self.context is None:
+            raise UserError("--actions log: needs the drive whose actions are taken; give it as --context")

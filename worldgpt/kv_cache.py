@@ -39,7 +39,7 @@ class RingCache:
         self.positions_per_step, self.window_steps = positions_per_step, window_steps
         self.rotation_at = rotation_at
         self.steps: list[int] = []
-        """Step number held at each place; the last is the newest."""
+        """Step number held at each place."""
         self.pinned: set[int] = set()
         self.filled = 0
         """Positions written, over all places."""
@@ -47,12 +47,33 @@ class RingCache:
     @property
     def present(self) -> int:
         """Number of the newest step, -1 if there is none."""
-        return self.steps[-1] if self.steps else -1
+        return max(self.steps, default=-1)
 
     def times(self) -> Tensor:
         """Rotary time of each place: W - 1 at the present once the window is full, at least 0 for pinned steps."""
         last = min(self.present, self.window_steps - 1)
         return torch.tensor([max(0, last - (self.present - step)) for step in self.steps], device=self.keys.device)
+
+    def clear(self) -> None:
+        """Forget all steps."""
+        self.steps, self.pinned, self.filled = [], set(), 0
+
+    def keep(self, rows: Tensor) -> None:
+        """Go on with the worlds at `rows` (n,) of the batch."""
+        self.raw_keys, self.keys, self.values = (store[:, rows] for store in (self.raw_keys, self.keys, self.values))
+
+    def take(self, other: "RingCache", rows: Tensor) -> None:
+        """Copy the worlds where `rows` (B,) is true from a cache that holds as many steps, its oldest for our oldest."""
+        size = self.positions_per_step
+        if len(self.steps) == self.window_steps:
+            self._evict()
+        if len(other.steps) != len(self.steps) or self.filled != other.filled:
+            raise ValueError(f"expected {len(self.steps)} steps, got {len(other.steps)}")
+        ours, theirs = (sorted(range(len(c.steps)), key=c.steps.__getitem__) for c in (self, other))
+        for here, there in zip(ours, theirs, strict=True):
+            to, source = (slice(place * size, (place + 1) * size) for place in (here, there))
+            for name in ("raw_keys", "keys", "values"):
+                getattr(self, name)[:, rows, :, to] = getattr(other, name)[:, rows, :, source]
 
     def pin(self, step: int) -> None:
         """Keep a step that is in the window; at least one place must stay for the present and one for its past."""

@@ -3,10 +3,10 @@
 Axes: B worlds, T steps, H W pixels, J tokens a step, M telemetry channels, A action channels.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -17,9 +17,10 @@ from conditioning.steering import Commands
 from data.errors import UserError
 from data.folder import atomic_folder, read_json
 from tokenizer.model import FrameTokenizer, load_tokenizer
+from worldgpt.anchors import Policy, Scene, parse_policy
 from worldgpt.model import WorldGPT, WorldGPTConfig
-from worldgpt.rollout import FREE, Rollout
-from worldgpt.sampling import SamplingConfig
+from worldgpt.rollout import FREE, Decide, Rollout, RolloutConfig
+from worldgpt.sampling import SamplingConfig, SamplingPlan
 
 DECODE_STEPS = 8
 """Steps whose frames are decoded together."""
@@ -37,6 +38,41 @@ class Chunk:
     """(B, T, A) float32 in physical units."""
     tokens: np.ndarray
     """(B, T, J) int64."""
+    worlds: tuple[int, ...]
+    """(B,): which of the prompts these worlds are; those that have ended are left out."""
+    anchored: np.ndarray
+    """(B, T) bool: the world was re-anchored before this step."""
+
+
+@dataclass(frozen=True)
+class Observation:
+    """What a planner sees of a step before it decides on the actions."""
+
+    frame: int
+    """Number of the generated frame, from 0."""
+    worlds: tuple[int, ...]
+    """(B,): which of the prompts these worlds are."""
+    frames: Mapping[str, np.ndarray]
+    """{camera: (B, H, W, 3) uint8}."""
+    telemetry: np.ndarray
+    """(B, M) float32 in physical units."""
+
+
+Planner = Callable[[Observation], Mapping[str, Any]]
+"""From what is seen to {action channel: its value in physical units, (B,) or one for all}; NaN, or no entry, leaves a channel free."""
+
+
+@dataclass
+class _Drive:
+    """A rollout with everything that it is told."""
+
+    rollout: Rollout
+    policy: Policy
+    scene: Scene
+    schedules: list[PromptSchedule]
+    lengths: list[int]
+    commands: Sequence[Commands | None] | Commands | None
+    planner: Planner | None
 
 
 class WorldGPTPipeline:
@@ -133,69 +169,138 @@ class WorldGPTPipeline:
     def stream(
         self,
         prompts: Sequence[str | PromptSchedule],
-        frames: int,
+        frames: int | Sequence[int],
         *,
         negative_prompt: str = "",
         guidance: float = 1.0,
         context: np.ndarray | None = None,
         commands: Sequence[Commands | None] | Commands | None = None,
-        sampling: SamplingConfig | None = None,
-        seed: int = 0,
+        planner: Planner | None = None,
+        sampling: SamplingConfig | SamplingPlan | None = None,
+        seed: int | Sequence[int] = 0,
         worlds: Sequence[int] | None = None,
+        reanchor: str | Policy = "none",
+        truth: np.ndarray | None = None,
+        window: Literal["ring", "recompute"] = "ring",
     ) -> Iterator[Chunk]:
-        """Drive one world a prompt, all as one batch; yields chunks of up to 8 steps, `frames` steps in all.
+        """Drive one world a prompt, all as one batch; yields chunks of up to 8 steps as they come, `frames` steps in all.
 
-        `context` (T, J) or (B, T, J) are true steps to go on from; without, the first frame is dreamed from the prompt.
-        `commands` hold for all worlds, or are given one a world. `worlds` number the randomness (default 0, 1, ...).
+        `frames`, `seed` and `commands` hold for all worlds, or are given one a world; a world that has come to its end drops out of
+        the batch. `context` (T, J) or (B, T, J) are true steps to go on from; without, the first frame is dreamed from the prompt.
+        `planner` decides the actions of every step after seeing its frame. `worlds` number the randomness (default 0, 1, ...).
+        `reanchor` is a policy of worldgpt/anchors.py; those that replay a log need `truth` (F, J) or (B, F, J), the true steps.
         """
         schedules = [p if isinstance(p, PromptSchedule) else PromptSchedule(p) for p in prompts]
+        count = len(schedules)
+        lengths = _each(frames, count, "frames")
+        plan = sampling if isinstance(sampling, SamplingPlan) else SamplingPlan(sampling or SamplingConfig())
+        plan.check(self.model.layout)
         rollout = Rollout(
             self.model,
-            sampling or SamplingConfig(),
-            seed=seed,
-            worlds=range(len(schedules)) if worlds is None else worlds,
-            guidance=guidance,
+            RolloutConfig(plan, guidance, window=window),
+            seeds=_each(seed, count, "seed"),
+            worlds=range(count) if worlds is None else worlds,
         )
-        negative = self.embed_prompts([negative_prompt] * len(schedules))
+        policy = parse_policy(reanchor) if isinstance(reanchor, str) else reanchor
+        policy.check(rollout)
+        scene = Scene(self.retokenize, self._truth(policy, truth, count, max(lengths)))
+        return self._steps(_Drive(rollout, policy, scene, schedules, lengths, commands, planner), context, negative_prompt)
+
+    def _steps(self, drive: "_Drive", context: np.ndarray | None, negative_prompt: str) -> Iterator[Chunk]:
+        rollout, policy, lengths = drive.rollout, drive.policy, drive.lengths
+        alive = list(range(len(lengths)))
+        negative = self.embed_prompts([negative_prompt] * len(alive))
         words: list[str] = []
         embedded = negative
         pending: list[np.ndarray] = []
-        for frame in range(frames):
-            if (now := [schedule.at(frame) for schedule in schedules]) != words:
+        anchored: list[np.ndarray] = []
+        for frame in range(max(lengths)):
+            if (now := [drive.schedules[i].at(frame) for i in alive]) != words:
                 words, embedded = now, self.embed_prompts(now)
             if frame == 0 and context is not None:
-                table = torch.from_numpy(np.broadcast_to(context, (len(schedules), *context.shape[-2:])).copy())
+                table = torch.from_numpy(np.broadcast_to(context, (len(alive), *context.shape[-2:])).copy())
                 rollout.start(table, embedded, negative)
-            forced = self._forced(commands, frame, len(schedules))
-            pending.append(rollout.step(embedded, negative, forced).cpu().numpy())
-            if len(pending) == DECODE_STEPS or frame == frames - 1:
-                yield self._chunk(np.stack(pending, axis=1))
-                pending = []
+            anchored.append(policy.apply(rollout, drive.scene).cpu().numpy())
+            decide = self._decide(drive.planner, frame, tuple(alive)) if drive.planner else None
+            forced = self._forced(drive.commands, frame, alive)
+            pending.append(rollout.step(embedded, negative[: len(alive)], forced, decide).cpu().numpy())
+            ended = frame + 1 in lengths
+            if len(pending) == DECODE_STEPS or ended:
+                yield self._chunk(np.stack(pending, axis=1), tuple(alive), np.stack(anchored, axis=1))
+                pending, anchored = [], []
+            if ended:
+                kept = [place for place, i in enumerate(alive) if lengths[i] > frame + 1]
+                alive = [alive[place] for place in kept]
+                if alive:
+                    for part in (rollout, policy, drive.scene):
+                        part.keep(kept)
 
     def __call__(self, prompts: str | PromptSchedule | Sequence[str | PromptSchedule], frames: int, **options: Any) -> Chunk:
-        """All of `stream` (which see for the options) in one piece: B worlds, T = frames."""
+        """All of `stream` (which see for the options) in one piece: B worlds, T = frames, the same for all."""
         several = [prompts] if isinstance(prompts, (str, PromptSchedule)) else list(prompts)
         chunks = list(self.stream(several, frames, **options))
         joined = {camera: np.concatenate([c.frames[camera] for c in chunks], axis=1) for camera in chunks[0].frames}
-        telemetry, actions, tokens = (
-            np.concatenate([getattr(c, name) for c in chunks], axis=1) for name in ("telemetry", "actions", "tokens")
+        telemetry, actions, tokens, anchored = (
+            np.concatenate([getattr(c, name) for c in chunks], axis=1) for name in ("telemetry", "actions", "tokens", "anchored")
         )
-        return Chunk(joined, telemetry, actions, tokens)
+        return Chunk(joined, telemetry, actions, tokens, chunks[0].worlds, anchored)
 
-    def _forced(self, commands: Sequence[Commands | None] | Commands | None, frame: int, worlds: int) -> Tensor:
+    def retokenize(self, steps: Tensor) -> Tensor:
+        """Steps (B, K, J) with their frames decoded and encoded again; a stream of NULL stays."""
+        fresh = steps.clone()
+        for stream in self.model.layout.of_kind("frame"):
+            codes = self.model.layout.unpack(steps, stream)
+            known = (codes < self.model.layout.codebook(stream).null_id).all(-1).all(-1)  # (B, K)
+            if bool(known.any()):
+                tokenizer = self._need_tokenizer()
+                again = tokenizer.encode(tokenizer.decode(codes[known].to(tokenizer.device)))
+                fresh[..., self.model.layout.spans[stream.name]][known] = again.flatten(1).to(fresh)
+        return fresh
+
+    def _truth(self, policy: Policy, truth: np.ndarray | None, worlds: int, frames: int) -> Tensor | None:
+        if truth is None:
+            if policy.needs_truth:
+                raise UserError(f"--reanchor {policy.name}: needs the true steps of a log; give a drive as --context")
+            return None
+        if policy.needs_truth and truth.shape[-2] < frames - 1:
+            raise UserError(f"--reanchor {policy.name}: expected true steps for {frames} frames, the log has {truth.shape[-2]}")
+        return torch.from_numpy(np.broadcast_to(truth, (worlds, *truth.shape[-2:])).copy())
+
+    def _forced(self, commands: Sequence[Commands | None] | Commands | None, frame: int, alive: Sequence[int]) -> Tensor:
         if commands is None or isinstance(commands, Commands):
-            return self.forced_tokens(commands, frame, worlds)
-        return torch.cat([self.forced_tokens(c, frame, 1) for c in commands])
+            return self.forced_tokens(commands, frame, len(alive))
+        return torch.cat([self.forced_tokens(commands[i], frame, 1) for i in alive])
 
-    def _chunk(self, tokens: np.ndarray) -> Chunk:
+    def _decide(self, planner: Planner, frame: int, alive: tuple[int, ...]) -> Decide:
+        """The planner as the rollout asks it: from tokens to tokens."""
+        channels = self.model.actions
+        if not len(channels):
+            raise UserError("planner: the world model has no action channels to decide")
+
+        def decide(tokens: Tensor) -> Tensor:
+            numbers = tokens.cpu().numpy()
+            given = planner(Observation(frame, alive, self._frames(numbers), self._channels(numbers, "telemetry")))
+            table = np.full((len(numbers), len(channels)), np.nan, np.float32)
+            for name, values in given.items():
+                table[:, channels.index(name)] = values
+            return torch.from_numpy(np.where(np.isnan(table), FREE, channels.tokens(table)))
+
+        return decide
+
+    def _chunk(self, tokens: np.ndarray, worlds: tuple[int, ...], anchored: np.ndarray) -> Chunk:
         """Decode tokens (B, T, J)."""
-        layout, model = self.model.layout, self.model
-        frames = {s.name.removeprefix("camera/"): self.decode(layout.unpack(tokens, s)) for s in layout.of_kind("frame")}
-        telemetry, actions = (
-            channels.values(tokens[..., layout.span_of_kind(kind)]) if len(channels) else np.zeros((*tokens.shape[:2], 0), np.float32)
-            for kind, channels in (("telemetry", model.telemetry), ("action", model.actions))
-        )
-        return Chunk(frames, telemetry, actions, tokens)
+        telemetry, actions = (self._channels(tokens, kind) for kind in ("telemetry", "action"))
+        return Chunk(self._frames(tokens), telemetry, actions, tokens, worlds, anchored)
+
+    def _frames(self, tokens: np.ndarray) -> dict[str, np.ndarray]:
+        layout = self.model.layout
+        return {s.name.removeprefix("camera/"): self.decode(layout.unpack(tokens, s)) for s in layout.of_kind("frame")}
+
+    def _channels(self, tokens: np.ndarray, kind: Literal["telemetry", "action"]) -> np.ndarray:
+        channels = self.model.telemetry if kind == "telemetry" else self.model.actions
+        if not len(channels):
+            return np.zeros((*tokens.shape[:-1], 0), np.float32)
+        return channels.values(tokens[..., self.model.layout.span_of_kind(kind)])
 
     def decode(self, codes: np.ndarray) -> np.ndarray:
         """Codes (..., h, w) -> frames (..., H, W, 3) uint8."""
@@ -208,6 +313,14 @@ class WorldGPTPipeline:
         if self.tokenizer is None:
             raise UserError("this world model was trained on codes that came without a tokenizer: its frames cannot be drawn")
         return self.tokenizer
+
+
+def _each(value: int | Sequence[int], count: int, name: str) -> list[int]:
+    """One number for each of `count` worlds."""
+    values = [value] * count if isinstance(value, int) else list(value)
+    if len(values) != count:
+        raise UserError(f"{name}: expected one number, or {count}, one a world; got {len(values)}")
+    return values
 
 
 def load_world_model(folder: Path) -> WorldGPT:

@@ -1,9 +1,11 @@
 """Worlds driven step by step: prefill once, then one token after the other on the ring cache.
 
-Axes: B worlds, T context steps, J tokens a step, P prompt positions.
+Axes: B worlds, T context steps, K steps held in the window, J tokens a step, P prompt positions, A action channels.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 from torch import Tensor
@@ -11,66 +13,128 @@ from torch import Tensor
 from conditioning.guidance import guided_logits
 from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
-from worldgpt.sampling import SamplingConfig, draw, keyed_uniforms
+from worldgpt.sampling import SamplingPlan, draw, keyed_uniforms, nats_of
 
 FREE = -1
 """Stands in a table of forced tokens where the model decides."""
+PAST_STEPS = SEEN_STEPS - 1
+
+Decide = Callable[[Tensor], Tensor]
+"""From the frame and telemetry tokens of a step, (B, J) with FREE for what comes after, to action tokens (B, A), or FREE."""
+
+
+@dataclass(frozen=True)
+class RolloutConfig:
+    """How worlds go on, apart from what they are told."""
+
+    sampling: SamplingPlan
+    guidance: float = 1.0
+    """Scale of classifier-free guidance; other than 1 each world runs twice, under its prompt and under its negative prompt."""
+    window_steps: int | None = None
+    """Steps that the model sees, the present one included; None: as in training."""
+    window: Literal["ring", "recompute"] = "ring"
+    """'ring' keeps keys and values while the window moves; 'recompute' reads the window anew for each step: slow, the reference."""
 
 
 class Rollout:
-    """B worlds that go on together, each with its own prompt, commands and randomness.
+    """B worlds that go on together, each with its own prompt, commands and randomness."""
 
-    With guidance other than 1 each world runs twice in the same batch: under its prompt, and under its negative prompt.
-    """
-
-    def __init__(
-        self,
-        model: WorldGPT,
-        sampling: SamplingConfig,
-        *,
-        seed: int,
-        worlds: Sequence[int],
-        guidance: float = 1.0,
-        window_steps: int | None = None,
-    ) -> None:
-        """`worlds` number the randomness: world w of a batch draws what it draws alone."""
-        self.model, self.sampling, self.seed, self.worlds, self.guidance = model, sampling, seed, tuple(worlds), guidance
-        self.branches = 1 if guidance == 1 else 2
-        self.cache = model.new_cache(len(self.worlds) * self.branches, window_steps)
+    def __init__(self, model: WorldGPT, config: RolloutConfig, *, seeds: Sequence[int], worlds: Sequence[int]) -> None:
+        """`seeds` and `worlds` number the randomness: world w of a batch draws what it draws alone."""
+        self.model, self.config, self.seeds, self.worlds = model, config, tuple(seeds), tuple(worlds)
+        self.branches = 1 if config.guidance == 1 else 2
+        self.cache = model.new_cache(len(self.worlds) * self.branches, config.window_steps)
         self.device = model.embedding.prompt_place.device
         self.seen = model.embedding.unseen(len(self.worlds))
         """(B, SEEN_STEPS, J): the newest steps, the last one as far as it is known."""
         self.steps = 0
         """Steps generated so far."""
+        self.surprise = torch.full((len(self.worlds),), torch.nan, dtype=torch.float64, device=self.device)
+        """(B,) mean nats of the frame codes drawn in the last step, under the unfiltered distribution; NaN where all were forced."""
+        self._tokens = model.embedding.unseen(len(self.worlds))[:, :PAST_STEPS]
+        self._prompts: list[Tensor] = []  # (branches * B, P, D_text) of each step held
+
+    @property
+    def held(self) -> int:
+        """K, the past steps that the next one sees: at most one less than the window."""
+        return len(self._prompts)
+
+    @property
+    def history(self) -> Tensor:
+        """(B, K, J): tokens of the steps held."""
+        return self._tokens[:, PAST_STEPS:]
 
     @torch.inference_mode()
     def start(self, context: Tensor, prompts: Tensor, negative: Tensor) -> None:
         """Read context steps (B, T, J), the last ones that the window can hold; prompts and negative (B, P, D_text)."""
-        held = self.cache.window_steps - 1
-        known = torch.cat([self.seen[:, 1:], context.to(self.device)], dim=1)
-        held = min(held, context.shape[1])
-        branches = self._branches(prompts, negative)[:, None].expand(-1, held, -1, -1)
-        before, read = known[:, -held - 2 : -held], known[:, -held:]
-        self.model.prefill(read.repeat(self.branches, 1, 1), branches, self.cache, before.repeat(self.branches, 1, 1))
-        self.seen = known[:, -SEEN_STEPS:].clone()
+        held = min(self.cache.window_steps - 1, context.shape[1])
+        self._tokens = torch.cat([self._tokens, context.to(self.device)], dim=1)[:, -held - PAST_STEPS :]
+        self._prompts = [self._branches(prompts, negative)] * held
+        self._read()
 
     @torch.inference_mode()
-    def step(self, prompts: Tensor, negative: Tensor, forced: Tensor) -> Tensor:
-        """The next step's tokens (B, J); `forced` (B, J) holds FREE or the token that must stand there."""
+    def replace(self, steps: Tensor, rows: Tensor | None = None) -> None:
+        """Put `steps` (B, K, J) in the place of the K steps held, and read them anew: what the cache knew of older ones is gone.
+
+        With `rows` (B,) bool only these worlds are replaced, the others go on as if nothing had happened.
+        """
+        steps = steps.to(self.device)
+        assert steps.shape == self.history.shape, f"expected steps of {tuple(self.history.shape)}, got {tuple(steps.shape)}"
+        if rows is None or bool(rows.all()):
+            self._tokens = torch.cat([self._tokens[:, :PAST_STEPS], steps], dim=1)
+            self._read()
+            return
+        rows = rows.to(self.device)
+        kept, self.cache = self.cache, self.model.new_cache(len(self.worlds) * self.branches, self.config.window_steps)
+        self._tokens = torch.cat([self._tokens[:, :PAST_STEPS], torch.where(rows[:, None, None], steps, self.history)], dim=1)
+        self._read()
+        kept.take(self.cache, rows.repeat(self.branches))
+        self.cache = kept
+
+    @torch.inference_mode()
+    def keep(self, worlds: Sequence[int]) -> None:
+        """Go on with some of the worlds only, given by their places in the batch."""
+        rows = torch.tensor(list(worlds), device=self.device)
+        branches = torch.cat([rows + branch * len(self.worlds) for branch in range(self.branches)])
+        self.seeds, self.worlds = (tuple(values[i] for i in worlds) for values in (self.seeds, self.worlds))
+        self.seen, self._tokens, self.surprise = self.seen[rows], self._tokens[rows], self.surprise[rows]
+        self._prompts = [prompts[branches] for prompts in self._prompts]
+        self.cache.keep(branches)
+
+    @torch.inference_mode()
+    def step(self, prompts: Tensor, negative: Tensor, forced: Tensor, decide: Decide | None = None) -> Tensor:
+        """The next step's tokens (B, J); `forced` (B, J) holds FREE or the token that must stand there.
+
+        `decide` is asked for the actions once frame and telemetry are known; where it answers FREE, `forced` and the model have their say.
+        """
+        if self.config.window == "recompute" and self.held:
+            self._read()
         layout, model = self.model.layout, self.model
         by, first = self.cache.begin_step(), layout.prompt_tokens
-        uniforms = keyed_uniforms(self.seed, self.worlds, self.steps, layout.tokens_per_step).to(self.device)
+        uniforms = keyed_uniforms(self.seeds, self.worlds, self.steps, layout.tokens_per_step).to(self.device)
         tokens, known = forced.to(self.device).clone(), (forced != FREE).all(0).tolist()
-        prompts = self._branches(prompts, negative)
+        actions = layout.span_of_kind("action") if decide else slice(layout.tokens_per_step, layout.tokens_per_step)
+        known[actions] = [False] * len(known[actions])
+        surprise: list[Tensor] = []
+        told = self._branches(prompts, negative)
         self.seen = torch.cat([self.seen[:, 1:], tokens[:, None]], dim=1)
         seen = self.seen.repeat(self.branches, 1, 1)
-        conditions = model.embedding.conditions(seen, prompts)
-        hidden = model.extend(model.embedding.prompt(prompts, seen, conditions), by[:first], self.cache)[:, -1]
+        conditions = model.embedding.conditions(seen, told)
+        hidden = model.extend(model.embedding.prompt(told, seen, conditions), by[:first], self.cache)[:, -1]
         start = 0
         while start < layout.tokens_per_step:
+            if decide and start == actions.start:
+                decided = decide(tokens.clone()).to(self.device)
+                tokens[:, actions] = torch.where(decided == FREE, tokens[:, actions], decided)
+                known[actions] = (tokens[:, actions] != FREE).all(0).tolist()
             if not known[start]:
-                drawn = draw(self._logits(hidden, start), uniforms[:, start], self.sampling)
-                tokens[:, start] = torch.where(tokens[:, start] == FREE, drawn, tokens[:, start])
+                stream, _, _ = layout.pieces(start, start + 1)[0]
+                logits = self._logits(hidden, start)
+                drawn = draw(logits, uniforms[:, start], self.config.sampling.of(stream))
+                free = tokens[:, start] == FREE
+                tokens[:, start] = torch.where(free, drawn, tokens[:, start])
+                if stream.kind == "frame":
+                    surprise.append(torch.where(free, nats_of(logits, drawn), torch.nan))
             # The token just decided goes in together with all that follow and are known in every world.
             stop = start + 1
             while stop < layout.tokens_per_step and known[stop]:
@@ -79,9 +143,26 @@ class Rollout:
             x = model.embedding.tokens(seen, start, stop, conditions)
             hidden = model.extend(x, by[first + start : first + stop], self.cache)[:, -1]
             start = stop
+        self._remember(tokens, told, surprise)
+        return tokens
+
+    def _remember(self, tokens: Tensor, told: Tensor, surprise: list[Tensor]) -> None:
         self.seen[:, -1] = tokens
         self.steps += 1
-        return tokens
+        self.surprise = torch.stack(surprise).nanmean(0) if surprise else torch.full_like(self.surprise, torch.nan)
+        held = self.cache.window_steps - 1
+        self._tokens = torch.cat([self._tokens, tokens[:, None]], dim=1)[:, -held - PAST_STEPS :]
+        self._prompts = [*self._prompts, told][-held:]
+
+    def _read(self) -> None:
+        """Read the steps held into the emptied cache."""
+        self.cache.clear()
+        held = self.held
+        prompts = torch.stack(self._prompts, dim=1)
+        before, read = self._tokens[:, :PAST_STEPS], self._tokens[:, PAST_STEPS:]
+        assert read.shape[1] == held
+        self.model.prefill(read.repeat(self.branches, 1, 1), prompts, self.cache, before.repeat(self.branches, 1, 1))
+        self.seen = self._tokens[:, -SEEN_STEPS:].clone()
 
     def _branches(self, prompts: Tensor, negative: Tensor) -> Tensor:
         return prompts if self.branches == 1 else torch.cat([prompts, negative])
@@ -91,4 +172,4 @@ class Rollout:
         if self.branches == 1:
             return logits
         conditional, unconditional = logits.chunk(2)
-        return guided_logits(conditional, unconditional, self.guidance)
+        return guided_logits(conditional, unconditional, self.config.guidance)

@@ -4,14 +4,18 @@ The draw of one token is a pure function of (seed, world, step, place in the ste
 singles, a restart continues, and another order of decoding can be checked against this one.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from data.errors import UserError
+from worldgpt.layout import Layout, Stream
+
+SHARPENING = 0.8
+"""Base of the entropy-adaptive temperature (Zhang et al. 2024, arXiv:2403.14541, equation 2)."""
 
 
 @dataclass(frozen=True)
@@ -26,8 +30,12 @@ class SamplingConfig:
     """Keep the likeliest tokens that together reach this probability (Holtzman et al. 2020)."""
     min_p: float = 0.0
     """Drop tokens less likely than this share of the likeliest one's probability."""
+    entropy: float = 0.0
+    """Strength in nats of sharpening where the model is sure: the temperature times 0.8 ** (this / entropy of the logits); 0: none."""
 
     def __post_init__(self) -> None:
+        if self.entropy < 0:
+            raise UserError(f"entropy: expected 0 or more, got {self.entropy}")
         if self.temperature < 0:
             raise UserError(f"temperature: expected 0 or more, got {self.temperature}")
         if self.top_k < 0:
@@ -38,15 +46,56 @@ class SamplingConfig:
             raise UserError(f"min-p: expected 0 or more, below 1, got {self.min_p}")
 
 
-def keyed_uniforms(seed: int, worlds: Sequence[int], step: int, count: int) -> Tensor:
+@dataclass(frozen=True)
+class SamplingPlan:
+    """How each stream is drawn: its own settings where it has some, else its kind's, else the usual ones."""
+
+    usual: SamplingConfig = field(default_factory=SamplingConfig)
+    special: Mapping[str, SamplingConfig] = field(default_factory=dict)
+    """{stream ("telemetry/speed_mps") or kind ("frame", "telemetry", "action"): its settings}."""
+
+    def of(self, stream: Stream) -> SamplingConfig:
+        return self.special.get(stream.name, self.special.get(stream.kind, self.usual))
+
+    def check(self, layout: Layout) -> None:
+        """UserError where a name is neither a stream nor a kind of `layout`."""
+        known = [*(s.name for s in layout.streams), *dict.fromkeys(s.kind for s in layout.streams)]
+        for name in self.special:
+            if name not in known:
+                raise UserError(f"--stream-sampling: expected one of {', '.join(known)}, got {name!r}")
+
+    @classmethod
+    def parse(cls, usual: SamplingConfig, texts: Sequence[str]) -> "SamplingPlan":
+        """From `NAME:field=value,field=value`, as in "telemetry:temperature=0.7,top_p=0.9"; what is not named is as usual."""
+        return cls(usual, dict(_parse_special(usual, text) for text in texts))
+
+
+def _parse_special(usual: SamplingConfig, text: str) -> tuple[str, SamplingConfig]:
+    name, _, settings = text.partition(":")
+    known, values = {f.name: type(getattr(usual, f.name)) for f in fields(SamplingConfig)}, {}
+    for setting in settings.split(","):
+        key, _, value = setting.partition("=")
+        try:
+            values[key.strip().replace("-", "_")] = known[key.strip().replace("-", "_")](value)
+        except (KeyError, ValueError):
+            expected = f"NAME:field=number, the field one of {', '.join(known)}"
+            raise UserError(f"--stream-sampling: expected {expected}, got {text!r}") from None
+    return name, replace(usual, **values)
+
+
+def keyed_uniforms(seeds: Sequence[int], worlds: Sequence[int], step: int, count: int) -> Tensor:
     """(B, count) float64 in [0, 1): one number for each token of a step, from a counter-based generator (Philox)."""
-    rows = [np.random.Generator(np.random.Philox(key=[seed, world], counter=[0, step, 0, 0])).random(count) for world in worlds]
+    keys = zip(seeds, worlds, strict=True)
+    rows = [np.random.Generator(np.random.Philox(key=[*key], counter=[0, step, 0, 0])).random(count) for key in keys]
     return torch.from_numpy(np.stack(rows))
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
     """(..., V) float64 that sum to 1, after temperature, top-k, top-p and min-p, in this order; temperature must be above 0."""
     p = torch.softmax(logits.double() / config.temperature, dim=-1)
+    if config.entropy:
+        nats = entropy(logits)[..., None].clamp(min=1e-3)
+        p = torch.softmax(logits.double() / (config.temperature * SHARPENING ** (config.entropy / nats)).clamp(min=1e-6), dim=-1)
     if 0 < config.top_k < p.shape[-1]:
         p = torch.where(p >= p.topk(config.top_k).values[..., -1:], p, 0.0)
         p = p / p.sum(-1, keepdim=True)
@@ -57,6 +106,17 @@ def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
     if config.min_p > 0:
         p = torch.where(p >= config.min_p * p.max(-1, keepdim=True).values, p, 0.0)
     return p / p.sum(-1, keepdim=True)
+
+
+def entropy(logits: Tensor) -> Tensor:
+    """(...) float64 nats of the distribution that logits (..., V) stand for."""
+    logs = torch.log_softmax(logits.double(), dim=-1)
+    return -torch.where(logs.isfinite(), logs.exp() * logs, 0.0).sum(-1)
+
+
+def nats_of(logits: Tensor, tokens: Tensor) -> Tensor:
+    """(...) float64: surprise at tokens (...) under logits (..., V)."""
+    return -torch.log_softmax(logits.double(), dim=-1).gather(-1, tokens[..., None]).squeeze(-1)
 
 
 def draw(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> Tensor:
