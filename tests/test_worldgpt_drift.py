@@ -1,0 +1,123 @@
+"""Drift: figures against slow references, baselines where they must be, a report that says what it is, starts that truly exist."""
+
+import json
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from data.errors import UserError
+from data.store import EpisodeStore
+from data.video import probe
+from tokenizer.metrics import picture_quality
+from worldgpt.evaluate.curves import curve_page
+from worldgpt.evaluate.drift import COPY, FLOOR, OTHER, Measured, evaluate_drift, measure_policy, read_starts
+from worldgpt.evaluate.drift_config import DriftConfig
+from worldgpt.evaluate.drift_report import marks
+from worldgpt.evaluate.statistics import code_divergence, frame_statistics, sharpness
+from worldgpt.pipeline import WorldGPTPipeline
+
+POLICIES = ("none", "every_n:6", "real:5")
+
+
+@pytest.fixture(scope="module")
+def pipeline(trained: Path) -> WorldGPTPipeline:
+    return WorldGPTPipeline.from_pretrained(trained, device="cpu")
+
+
+def settings(trained: Path, store: EpisodeStore, output: Path, **changes: object) -> DriftConfig:
+    values = {"checkpoint": str(trained), "data": str(store.path), "output": str(output), "horizon": 20, "rollouts": 4, **changes}
+    return DriftConfig(policies=POLICIES, **values)  # type: ignore[arg-type]
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).integers(0, 256, shape, dtype=np.uint8)
+
+
+def test_statistics_are_what_they_say() -> None:
+    made, true, before = noise(2, 3, 16, 24, 3), noise(2, 3, 16, 24, 3, seed=1), noise(2, 16, 24, 3, seed=2)
+    found = frame_statistics(made, true, before)
+    assert {values.shape for values in found.values()} == {(2, 3)}
+    assert found["psnr_db"][1, 2] == pytest.approx(picture_quality(true[1, 2][None], made[1, 2][None]).psnr_db)
+    assert found["brightness"][0, 1] == pytest.approx(made[0, 1].mean())
+    assert found["flicker"][1, 0] == pytest.approx(np.abs(made[1, 0].astype(float) - before[1]).mean())
+    assert found["flicker"][1, 1] == pytest.approx(np.abs(made[1, 1].astype(float) - made[1, 0]).mean())
+    frozen = frame_statistics(np.repeat(made[:, :1], 3, axis=1), true, made[:, 0])
+    assert (frozen["flicker"] == 0).all()
+
+
+def test_blur_costs_sharpness() -> None:
+    frame = noise(32, 48, 3)
+    assert sharpness(np.full((32, 48, 3), 77, np.uint8)) == 0
+    assert sharpness(cv2.GaussianBlur(frame, (5, 5), 1.5)) < 0.3 * sharpness(frame)
+
+
+def test_divergence_is_nothing_for_the_same_codes_and_ln_2_for_others() -> None:
+    codes = np.arange(1000) % 7
+    assert code_divergence(codes, codes[::-1], 14) == 0
+    assert code_divergence(codes, codes + 7, 14) == pytest.approx(np.log(2))
+    assert 0 < code_divergence(codes, np.zeros_like(codes), 14) < np.log(2)
+
+
+def test_marks_are_means_over_the_second_before() -> None:
+    line = np.arange(60.0)
+    found = marks({"x": line}, 10.0)["x"]
+    assert found == {"1": 4.5, "5": 44.5, "10": None, "20": None, "40": None}
+
+
+def test_the_page_draws_lines_where_the_values_are() -> None:
+    page = curve_page({"a title": {"up": np.linspace(0, 1, 50), "gap": np.array([0.5, np.nan, 0.5, 0.5])}}, 5.0)
+    blue = (page[..., 2].astype(int) - page[..., 0] > 60)[:-30]
+    rows, columns = np.nonzero(blue)
+    rising = columns < 150  # the other line begins behind its gap
+    assert np.corrcoef(rows[rising], columns[rising])[0, 1] < -0.99
+
+
+def test_starts_are_true_drives(trained: Path, pipeline: WorldGPTPipeline, column_store: EpisodeStore, tmp_path: Path) -> None:
+    config = settings(trained, column_store, tmp_path, rollouts=6)
+    starts = read_starts(pipeline, config)
+    context = pipeline.model.config.context_steps - 1
+    assert starts.tokens.shape[:2] == (6, 20) and starts.context.shape[1] == context
+    frames = column_store.frame_array("val", progress=False)
+    found = [k for k in range(len(frames) - 19) if np.array_equal(frames[k : k + 20], starts.frames[2])]
+    assert found and any(np.array_equal(frames[k - 1], starts.last[2]) for k in found)
+    with pytest.raises(UserError, match="--horizon: expected a drive of at least 103 steps"):
+        read_starts(pipeline, settings(trained, column_store, tmp_path, horizon=100))
+
+
+def test_the_report_holds_every_policy_beside_its_floor(trained: Path, column_store: EpisodeStore, tmp_path: Path) -> None:
+    measured = evaluate_drift(settings(trained, column_store, tmp_path / "drift"))
+    assert list(measured) == [FLOOR, COPY, OTHER, *POLICIES]
+    report = json.loads((tmp_path / "drift" / "report.json").read_text())
+    assert report["anchors_per_rollout"] == {"none": 0, "every_n:6": 3, "real:5": 3}
+    assert report["true_frames_used"] == {"none": False, "every_n:6": False, "real:5": True}
+    assert set(report["frames_per_s"]) == set(POLICIES)
+    for figures in report["at_seconds"].values():
+        assert figures["code_divergence"]["1"] is not None and figures["psnr_db"]["40"] is None
+    assert report["at_seconds"][FLOOR]["code_divergence"]["1"] == 0
+    assert report["at_seconds"][COPY]["flicker_ratio"]["1"] < 1
+    info = probe(tmp_path / "drift" / "rollouts.mp4")
+    assert (info.frames, info.width) == (20, 6 * 32)  # true, floor, copy, three policies
+    assert (tmp_path / "drift" / "curves.png").stat().st_size > 0 and (tmp_path / "drift" / "rollouts.png").stat().st_size > 0
+
+
+def test_measured_in_batches_is_measured_at_once(
+    trained: Path, pipeline: WorldGPTPipeline, column_store: EpisodeStore, tmp_path: Path
+) -> None:
+    found: list[Measured] = []
+    for batch in (4, 3):
+        config = settings(trained, column_store, tmp_path, batch=batch)
+        found.append(measure_policy(pipeline, config, read_starts(pipeline, config), "every_n:6"))
+    for name, curve in found[0].curves.items():
+        np.testing.assert_allclose(curve, found[1].curves[name])
+    assert np.array_equal(found[0].shown, found[1].shown)
+
+
+def test_settings_are_checked(trained: Path, column_store: EpisodeStore, tmp_path: Path) -> None:
+    for change in ({"horizon": 5}, {"rollouts": 0}, {"batch": 0}):
+        with pytest.raises(UserError, match=f"--{next(iter(change))}: expected at least"):
+            settings(trained, column_store, tmp_path, **change)
+    with pytest.raises(UserError, match="--reanchor: expected one of"):
+        evaluate_drift(DriftConfig(checkpoint=str(trained), policies=("often",), output=str(tmp_path / "none")))
+    assert not (tmp_path / "none").exists()

@@ -1,0 +1,134 @@
+"""The report on drift: report.json, curves.png, and the rollouts side by side to look at."""
+
+from collections.abc import Mapping
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from data.folder import write_json
+from data.image import save_png
+from data.video import VideoWriter
+from worldgpt.evaluate.curves import curve_page
+from worldgpt.evaluate.drift import OTHER, DriftConfig, Measured, Starts
+from worldgpt.pipeline import WorldGPTPipeline
+
+MARKS_S = (1, 5, 10, 20, 40)
+"""Horizons at which figures are stated: the mean over the second before."""
+RATIOS = ("sharpness", "brightness", "flicker")
+"""Figures that are stated as a ratio to the true drive's."""
+_SHEET_COLUMNS = 8
+_LABEL = 14
+
+
+def write_drift_report(
+    output: Path, pipeline: WorldGPTPipeline, config: DriftConfig, starts: Starts, measured: Mapping[str, Measured]
+) -> None:
+    """Write everything into the folder `output`."""
+    fps = pipeline.model.config.fps
+    curves = {name: mean_curves(m, starts) for name, m in measured.items()}
+    report = {
+        "settings": asdict(config),
+        "model_hash": pipeline.model.content_hash(),
+        "rollouts": len(starts.tokens),
+        "fps": fps,
+        "true_frames_used": {name: name.startswith("real") for name in config.policies},
+        "frames_per_s": {name: m.frames_per_s for name, m in measured.items() if m.frames_per_s is not None},
+        "anchors_per_rollout": {name: measured[name].anchors for name in config.policies},
+        "at_seconds": {name: marks(lines, fps) for name, lines in curves.items()},
+    }
+    write_json(output / "report.json", report)
+    save_png(curve_page(_panels(curves), len(starts.tokens[0]) / fps), output / "curves.png")
+    rows = {"true": starts.frames[: len(next(iter(measured.values())).shown)], **{n: m.shown for n, m in measured.items() if n != OTHER}}
+    _write_video(output / "rollouts.mp4", rows, fps)
+    save_png(_sheet(rows), output / "rollouts.png")
+    print(summary(report))
+
+
+def mean_curves(measured: Measured, starts: Starts) -> dict[str, np.ndarray]:
+    """{figure: (F,)}: means over the starts; ratios of sharpness, brightness and flicker are of these means to the true drives'."""
+    from worldgpt.evaluate.statistics import frame_statistics
+
+    true = frame_statistics(starts.frames, starts.frames, starts.last)
+    found: dict[str, np.ndarray] = {}
+    for name, values in measured.curves.items():
+        line = values if values.ndim == 1 else values.mean(0)
+        if name in RATIOS:
+            found[f"{name}_ratio"] = _smooth(line) / np.maximum(_smooth(true[name].mean(0)), 1e-6)
+        else:
+            found[name] = line
+    return found
+
+
+def marks(lines: Mapping[str, np.ndarray], fps: float) -> dict[str, dict[str, float | None]]:
+    """{figure: {second: mean over the second before it}}; None past the horizon, or where it is not defined."""
+    found: dict[str, dict[str, float | None]] = {}
+    for name, line in lines.items():
+        ends = {second: round(second * fps) for second in MARKS_S}
+        means = {
+            second: float(np.mean(line[max(0, end - round(fps)) : end])) if end <= len(line) else np.nan for second, end in ends.items()
+        }
+        found[name] = {str(second): None if np.isnan(mean) else mean for second, mean in means.items()}
+    return found
+
+
+def summary(report: Mapping[str, Any]) -> str:
+    """A table for the console."""
+    lines = [f"{'':16} {'frames/s':>8} " + " ".join(f"{f'PSNR {s}s':>9} {f'sharp {s}s':>9} {f'codes {s}s':>9}" for s in MARKS_S)]
+    for name, figures in report["at_seconds"].items():
+        speed = report["frames_per_s"].get(name)
+        cells = [_cell(figures[key][str(s)]) for s in MARKS_S for key in ("psnr_db", "sharpness_ratio", "code_divergence")]
+        lines.append(f"{name:16} {_cell(speed, 8)} " + " ".join(cells))
+    return "\n".join(lines)
+
+
+def _cell(value: float | None, width: int = 9) -> str:
+    return f"{'-' if value is None else format(value, '.3g'):>{width}}"
+
+
+def _panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
+    titles = {
+        "psnr_db": "PSNR against the true drive, dB",
+        "ssim": "SSIM against the true drive",
+        "sharpness_ratio": "sharpness, ratio to true",
+        "brightness_ratio": "brightness, ratio to true",
+        "flicker_ratio": "change from frame to frame, ratio to true",
+        "code_divergence": "divergence of the codes' histogram, nats",
+    }
+    return {title: {name: _smooth(lines[figure]) for name, lines in curves.items()} for figure, title in titles.items()}
+
+
+def _smooth(line: np.ndarray, steps: int = 10) -> np.ndarray:
+    """Running mean over a second; fewer steps at the ends."""
+    kernel = np.ones(min(steps, len(line)))
+    return np.convolve(line, kernel, "same") / np.convolve(np.ones(len(line)), kernel, "same")
+
+
+def _write_video(path: Path, rows: Mapping[str, np.ndarray], fps: float) -> None:
+    """A column a way of driving, a row a start."""
+    length = len(next(iter(rows.values()))[0])
+    with VideoWriter(path, fps=fps, size=_picture(rows, 0).shape[:2]) as video:
+        for step in range(length):
+            video.write(_picture(rows, step))
+
+
+def _picture(rows: Mapping[str, np.ndarray], step: int) -> np.ndarray:
+    return np.concatenate([np.concatenate([_label(name, frames.shape[3]), *frames[:, step]]) for name, frames in rows.items()], axis=1)
+
+
+def _label(text: str, width: int) -> np.ndarray:
+    strip = np.full((_LABEL, width, 3), 24, np.uint8)
+    cv2.putText(strip, text, (3, _LABEL - 4), cv2.FONT_HERSHEY_SIMPLEX, 0.34, (235, 235, 235), 1, cv2.LINE_AA)
+    return strip
+
+
+def _sheet(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+    """A row a way of driving, the first start's frames spread over the horizon."""
+    chosen = np.linspace(0, len(next(iter(rows.values()))[0]) - 1, _SHEET_COLUMNS).round().astype(int)
+    lines = []
+    for name, frames in rows.items():
+        line = np.concatenate(list(frames[0][chosen]), axis=1)
+        lines += [_label(name, line.shape[1]), line]
+    return np.concatenate(lines)
