@@ -140,9 +140,7 @@ def measure_policy(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Star
     return Measured(curves, whole["shown"], whole["anchored"].size / seconds, float(whole["anchored"].sum(1).mean()))
 
 
-def roll(
-    pipeline: WorldGPTPipeline, config: DriftConfig, starts: Starts, rows: slice, policy: str, frames: int, window: str = "ring"
-) -> Iterator[Chunk]:
+def roll(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Starts, rows: slice, policy: str, frames: int) -> Iterator[Chunk]:
     """Stream the rollouts of some starts."""
     model, layout = pipeline.model, pipeline.model.layout
     tokens = starts.tokens[rows]
@@ -158,7 +156,6 @@ def roll(
         worlds=list(range(len(starts.tokens)))[rows],
         reanchor=policy,
         truth=tokens if parse_policy(policy).needs_truth else None,
-        window="recompute" if window == "recompute" else "ring",
     )
 
 
