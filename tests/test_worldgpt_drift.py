@@ -15,6 +15,9 @@ from worldgpt.evaluate.curves import curve_page
 from worldgpt.evaluate.drift import COPY, FLOOR, OTHER, Measured, evaluate_drift, measure_policy, read_starts
 from worldgpt.evaluate.drift_config import DriftConfig
 from worldgpt.evaluate.drift_report import marks
+from worldgpt.evaluate.probe_training import train_probes
+from worldgpt.evaluate.probes import ProbeConfig
+from worldgpt.evaluate.read_back import ReadBack, read_figures
 from worldgpt.evaluate.statistics import code_divergence, frame_statistics, sharpness
 from worldgpt.pipeline import WorldGPTPipeline
 
@@ -26,8 +29,23 @@ def pipeline(trained: Path) -> WorldGPTPipeline:
     return WorldGPTPipeline.from_pretrained(trained, device="cpu")
 
 
+@pytest.fixture(scope="module")
+def probes(column_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("measuring") / "probes"
+    quick = ProbeConfig(steps=20, road_steps=10, batch_size=8, road_batch_size=8, width=8, road_width=8, floor_steps=64, floor_frames=64)
+    train_probes(quick, column_store, folder)
+    return folder
+
+
 def settings(trained: Path, store: EpisodeStore, output: Path, **changes: object) -> DriftConfig:
-    values = {"checkpoint": str(trained), "data": str(store.path), "output": str(output), "horizon": 20, "rollouts": 4, **changes}
+    values = {
+        "checkpoint": str(trained),
+        "data": str(store.path),
+        "output": str(output),
+        "horizon": 20,
+        "rollouts": 4,
+        **changes,
+    }
     return DriftConfig(policies=POLICIES, **values)  # type: ignore[arg-type]
 
 
@@ -74,6 +92,23 @@ def test_the_page_draws_lines_where_the_values_are() -> None:
     assert np.corrcoef(rows[rising], columns[rising])[0, 1] < -0.99
 
 
+def test_figures_of_a_window_against_written_out_ones() -> None:
+    rng = np.random.default_rng(0)
+    yaw, features = rng.normal(size=(3, 40)), rng.normal(size=(3, 40, 4))
+    looks = {"weather": np.eye(2)[rng.integers(0, 2, (3, 40))]}
+    true = ReadBack({"yaw_rate_rps": yaw}, looks, features, np.ones((3, 40), bool))
+    read = yaw + 0.5
+    read[:, :2] = np.nan
+    made = ReadBack({"yaw_rate_rps": read}, looks, features + 2, rng.random((3, 40)) < 0.5)
+    found = read_figures(made, true, {"yaw_rate_rps": yaw, "speed_mps": yaw}, slice(0, 20))
+    assert found["road_found"] == made.road_found[:, :20].mean()
+    assert found["yaw_rate_rps_r2"] == pytest.approx(1 - 0.25 / yaw[:, 2:20].var())
+    assert found["weather_kept"] == 1
+    assert found["probe_frechet"] == pytest.approx(4 * 2**2)
+    still = read_figures(made, true, {"yaw_rate_rps": np.zeros_like(yaw)}, slice(0, 20))
+    assert still["yaw_rate_rps_r2"] is None  # nothing was commanded that could be followed
+
+
 def test_starts_are_true_drives(trained: Path, pipeline: WorldGPTPipeline, column_store: EpisodeStore, tmp_path: Path) -> None:
     config = settings(trained, column_store, tmp_path, rollouts=6)
     starts = read_starts(pipeline, config)
@@ -86,8 +121,8 @@ def test_starts_are_true_drives(trained: Path, pipeline: WorldGPTPipeline, colum
         read_starts(pipeline, settings(trained, column_store, tmp_path, horizon=100))
 
 
-def test_the_report_holds_every_policy_beside_its_floor(trained: Path, column_store: EpisodeStore, tmp_path: Path) -> None:
-    measured = evaluate_drift(settings(trained, column_store, tmp_path / "drift"))
+def test_the_report_holds_every_policy_beside_its_floor(trained: Path, column_store: EpisodeStore, probes: Path, tmp_path: Path) -> None:
+    measured = evaluate_drift(settings(trained, column_store, tmp_path / "drift", probes=str(probes)))
     assert list(measured) == [FLOOR, COPY, OTHER, *POLICIES]
     report = json.loads((tmp_path / "drift" / "report.json").read_text())
     assert report["anchors_per_rollout"] == {"none": 0, "every_n:6": 3, "real:5": 3}
@@ -95,6 +130,9 @@ def test_the_report_holds_every_policy_beside_its_floor(trained: Path, column_st
     assert set(report["frames_per_s"]) == set(POLICIES)
     for figures in report["at_seconds"].values():
         assert figures["code_divergence"]["1"] is not None and figures["psnr_db"]["40"] is None
+    for name, figures in report["at_seconds"].items():
+        assert 0 <= figures["road_found"]["1"] <= 1 and figures["probe_frechet"]["1"] >= 0 and figures["time_of_day_kept"]["1"] <= 1, name
+    assert report["probes"]["floor"]["road"]
     assert report["at_seconds"][FLOOR]["code_divergence"]["1"] == 0
     assert report["at_seconds"][COPY]["flicker_ratio"]["1"] < 1
     info = probe(tmp_path / "drift" / "rollouts.mp4")
@@ -111,7 +149,7 @@ def test_measured_in_batches_is_measured_at_once(
         found.append(measure_policy(pipeline, config, read_starts(pipeline, config), "every_n:6"))
     for name, curve in found[0].curves.items():
         np.testing.assert_allclose(curve, found[1].curves[name])
-    assert np.array_equal(found[0].shown, found[1].shown)
+    assert np.array_equal(found[0].frames, found[1].frames)
 
 
 def test_settings_are_checked(trained: Path, column_store: EpisodeStore, tmp_path: Path) -> None:

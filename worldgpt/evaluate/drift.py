@@ -8,6 +8,7 @@ Axes: B starts, F generated frames, J tokens a step, H W pixels.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -19,16 +20,17 @@ from data.progress import Bar
 from data.store import EpisodeStore
 from worldgpt.anchors import parse_policy
 from worldgpt.evaluate.drift_config import DriftConfig
+from worldgpt.evaluate.probe_training import train_probes
+from worldgpt.evaluate.probes import ProbeConfig, Probes
 from worldgpt.evaluate.statistics import PER_FRAME, code_divergence, frame_statistics
 from worldgpt.pipeline import Chunk, WorldGPTPipeline
 from worldgpt.sampling import SamplingConfig
 
 DIVERGENCE_STEPS = 20
 """Steps whose codes are counted together."""
-SHOWN = 3
-"""Starts whose frames are kept to be looked at."""
 FLOOR, COPY, OTHER = "tokenizer floor", "copy last", "another drive"
 TIMED_STEPS = 12
+PROBE_MINUTES = 6
 
 
 @dataclass(frozen=True)
@@ -53,8 +55,8 @@ class Measured:
 
     curves: dict[str, np.ndarray]
     """{figure: (B, F)}; `code_divergence` is (F,), over all starts."""
-    shown: np.ndarray
-    """(SHOWN, F, H, W, 3) uint8: frames of the first starts."""
+    frames: np.ndarray
+    """(B, F, H, W, 3) uint8."""
     frames_per_s: float | None
     """All starts together, decoding and re-anchoring included; None where nothing is generated."""
     anchors: float
@@ -102,8 +104,10 @@ def measure_baselines(pipeline: WorldGPTPipeline, starts: Starts) -> dict[str, M
         if name == OTHER and len(frames) == 1:
             continue  # there is no other one
         curves = frame_statistics(frames, starts.frames, starts.last)
-        curves["code_divergence"] = _divergence(ids, codes, pipeline)
-        found[name] = Measured(curves, frames[:SHOWN].copy(), None, 0.0)
+        # All drives shifted by one have all drives' histogram: of real drives against others, half are held against the other half.
+        pair = (codes[::2], codes[1::2]) if name == OTHER else (ids, codes)
+        curves["code_divergence"] = _divergence(*pair, pipeline)
+        found[name] = Measured(curves, frames, None, 0.0)
     return found
 
 
@@ -112,7 +116,7 @@ def measure_policy(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Star
     layout = pipeline.model.layout
     stream = layout.of_kind("frame")[0]
     camera = stream.name.removeprefix("camera/")
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*PER_FRAME, "codes", "anchored", "shown")}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*PER_FRAME, "codes", "anchored", "frames")}
     seconds = 0.0
     with Bar(policy, total=len(starts.tokens) * config.horizon, unit="frames") as bar:
         for first in range(0, len(starts.tokens), config.batch):
@@ -128,7 +132,7 @@ def measure_policy(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Star
                     group[name].append(values)
                 group["codes"].append(layout.unpack(chunk.tokens, stream))
                 group["anchored"].append(chunk.anchored)
-                group["shown"].append(made[: max(0, SHOWN - first)])
+                group["frames"].append(made)
                 before, step = made[:, -1], step + made.shape[1]
                 bar.advance(made.shape[0] * made.shape[1])
                 began = time.perf_counter()
@@ -137,7 +141,7 @@ def measure_policy(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Star
     whole = {name: np.concatenate(values) for name, values in parts.items()}
     curves = {name: whole[name] for name in PER_FRAME}
     curves["code_divergence"] = _divergence(whole["codes"], layout.unpack(starts.tokens, stream), pipeline)
-    return Measured(curves, whole["shown"], whole["anchored"].size / seconds, float(whole["anchored"].sum(1).mean()))
+    return Measured(curves, whole["frames"], whole["anchored"].size / seconds, float(whole["anchored"].sum(1).mean()))
 
 
 def roll(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Starts, rows: slice, policy: str, frames: int) -> Iterator[Chunk]:
@@ -181,6 +185,14 @@ def _divergence(made: np.ndarray, true: np.ndarray, pipeline: WorldGPTPipeline) 
     return curve
 
 
+def ready_probes(config: DriftConfig, pipeline: WorldGPTPipeline) -> Probes:
+    """The measuring networks in `config.probes`; trained now where there are none, and a line says so."""
+    if Path(config.probes).exists():
+        return Probes.load(config.probes)
+    print(f"{config.probes}: no measuring networks there; training them, about {PROBE_MINUTES} minutes on one CPU core")
+    return train_probes(ProbeConfig(), EpisodeStore.open(config.data), Path(config.probes), pipeline.tokenizer)
+
+
 def evaluate_drift(config: DriftConfig) -> dict[str, Measured]:
     """Measure every policy and baseline, and write the report; a line says before how long it will take."""
     from data.folder import prepare_output
@@ -195,7 +207,8 @@ def evaluate_drift(config: DriftConfig) -> dict[str, Measured]:
         torch.set_num_threads(1)  # a token of so few worlds is too little work to share among threads
     minutes, count = expected_minutes(pipeline, config, starts), len(starts.tokens)
     print(f"{len(config.policies)} policies x {count} rollouts x {config.horizon} frames: about {minutes:.1f} minutes")
+    probes = ready_probes(config, pipeline)
     measured = measure_baselines(pipeline, starts)
     measured |= {policy: measure_policy(pipeline, config, starts, policy) for policy in config.policies}
-    write_drift_report(output, pipeline, config, starts, measured)
+    write_drift_report(output, pipeline, probes, config, starts, measured)
     return measured

@@ -17,6 +17,8 @@ class DriftConfig:
     """Folder for report.json, curves.png, rollouts.mp4 and rollouts.png; refused if it exists, unless --overwrite is given."""
     overwrite: bool = False
     """Replace the output folder."""
+    probes: str = "runs/probes"
+    """Folder of the measuring networks; trained on the data set's own split `train` if it is missing, which takes some minutes."""
     split: str = "val"
     """Split of the data set that the true drives are taken from."""
     horizon: int = 400

@@ -12,11 +12,27 @@ from data.folder import write_json
 from data.image import save_png
 from data.video import VideoWriter
 from worldgpt.evaluate.curves import curve_page
-from worldgpt.evaluate.drift import OTHER, DriftConfig, Measured, Starts
+from worldgpt.evaluate.drift import FLOOR, OTHER, Measured, Starts
+from worldgpt.evaluate.drift_config import DriftConfig
+from worldgpt.evaluate.probes import Probes
+from worldgpt.evaluate.read_back import read_drives, read_figures
+from worldgpt.evaluate.statistics import frame_statistics
 from worldgpt.pipeline import WorldGPTPipeline
 
 MARKS_S = (1, 5, 10, 20, 40)
 """Horizons at which figures are stated: the mean over the second before."""
+READ_S = 5
+"""Seconds before a mark that the measuring networks read: a yaw rate must vary to be followed."""
+SHOWN = 3
+"""Starts that are drawn to be looked at."""
+SUMMARISED = {
+    "psnr_db": "PSNR dB",
+    "sharpness_ratio": "sharpness",
+    "code_divergence": "codes",
+    "road_found": "road",
+    "yaw_rate_rps_r2": "yaw R2",
+    "probe_frechet": "frechet",
+}
 RATIOS = ("sharpness", "brightness", "flicker")
 """Figures that are stated as a ratio to the true drive's."""
 _SHEET_COLUMNS = 8
@@ -24,11 +40,12 @@ _LABEL = 14
 
 
 def write_drift_report(
-    output: Path, pipeline: WorldGPTPipeline, config: DriftConfig, starts: Starts, measured: Mapping[str, Measured]
+    output: Path, pipeline: WorldGPTPipeline, probes: Probes, config: DriftConfig, starts: Starts, measured: Mapping[str, Measured]
 ) -> None:
     """Write everything into the folder `output`."""
     fps = pipeline.model.config.fps
     curves = {name: mean_curves(m, starts) for name, m in measured.items()}
+    read = read_at_marks(pipeline, probes, starts, measured)
     report = {
         "settings": asdict(config),
         "model_hash": pipeline.model.content_hash(),
@@ -37,20 +54,43 @@ def write_drift_report(
         "true_frames_used": {name: name.startswith("real") for name in config.policies},
         "frames_per_s": {name: m.frames_per_s for name, m in measured.items() if m.frames_per_s is not None},
         "anchors_per_rollout": {name: measured[name].anchors for name in config.policies},
-        "at_seconds": {name: marks(lines, fps) for name, lines in curves.items()},
+        "at_seconds": {name: {**marks(lines, fps), **read[name]} for name, lines in curves.items()},
+        "probes": {"folder": config.probes, "floor": probes.floor},
     }
     write_json(output / "report.json", report)
     save_png(curve_page(_panels(curves), len(starts.tokens[0]) / fps), output / "curves.png")
-    rows = {"true": starts.frames[: len(next(iter(measured.values())).shown)], **{n: m.shown for n, m in measured.items() if n != OTHER}}
+    rows = {"true": starts.frames[:SHOWN], **{name: m.frames[:SHOWN] for name, m in measured.items() if name != OTHER}}
     _write_video(output / "rollouts.mp4", rows, fps)
     save_png(_sheet(rows), output / "rollouts.png")
     print(summary(report))
 
 
+def read_at_marks(
+    pipeline: WorldGPTPipeline, probes: Probes, starts: Starts, measured: Mapping[str, Measured]
+) -> dict[str, dict[str, dict[str, float | None]]]:
+    """{way of driving: {figure: {second: value}}}: what the measuring networks read in the READ_S seconds before each mark."""
+    fps, model = pipeline.model.config.fps, pipeline.model
+    values = model.telemetry.values(starts.tokens[..., model.layout.span_of_kind("telemetry")]) if len(model.telemetry) else None
+    commanded = {} if values is None else {name: values[..., k] for k, name in enumerate(model.telemetry.names)}
+    true = read_drives(probes, starts.frames)
+    ends = {second: round(second * fps) for second in MARKS_S if round(second * fps) <= len(starts.tokens[0])}
+    found: dict[str, dict[str, dict[str, float | None]]] = {}
+    for name, driven in measured.items():
+        if name == OTHER:  # half of the true drives against the other half: shifted by one, all together they are the same set
+            half = 2 * (len(starts.tokens) // 2)
+            against, told = true.drives(slice(1, half, 2)), {k: v[1:half:2] for k, v in commanded.items()}
+            made = true.drives(slice(0, half, 2))
+        else:
+            made, against, told = read_drives(probes, driven.frames), true, commanded
+        windows = {second: slice(max(0, end - round(READ_S * fps)), end) for second, end in ends.items()}
+        at = {second: read_figures(made, against, told, window) for second, window in windows.items()}
+        names = next(iter(at.values()), {})
+        found[name] = {figure: {str(s): at[s][figure] if s in at else None for s in MARKS_S} for figure in names}
+    return found
+
+
 def mean_curves(measured: Measured, starts: Starts) -> dict[str, np.ndarray]:
     """{figure: (F,)}: means over the starts; ratios of sharpness, brightness and flicker are of these means to the true drives'."""
-    from worldgpt.evaluate.statistics import frame_statistics
-
     true = frame_statistics(starts.frames, starts.frames, starts.last)
     found: dict[str, np.ndarray] = {}
     for name, values in measured.curves.items():
@@ -75,17 +115,16 @@ def marks(lines: Mapping[str, np.ndarray], fps: float) -> dict[str, dict[str, fl
 
 
 def summary(report: Mapping[str, Any]) -> str:
-    """A table for the console."""
-    lines = [f"{'':16} {'frames/s':>8} " + " ".join(f"{f'PSNR {s}s':>9} {f'sharp {s}s':>9} {f'codes {s}s':>9}" for s in MARKS_S)]
-    for name, figures in report["at_seconds"].items():
-        speed = report["frames_per_s"].get(name)
-        cells = [_cell(figures[key][str(s)]) for s in MARKS_S for key in ("psnr_db", "sharpness_ratio", "code_divergence")]
-        lines.append(f"{name:16} {_cell(speed, 8)} " + " ".join(cells))
+    """Tables for the console: one for each horizon that was reached."""
+    lines = []
+    for second in MARKS_S:
+        if report["at_seconds"][FLOOR]["code_divergence"][str(second)] is None:
+            continue
+        lines.append(f"{f'after {second} s':16}" + "".join(f"{title:>11}" for title in (*SUMMARISED.values(), "frames/s")))
+        for name, figures in report["at_seconds"].items():
+            cells = [figures.get(key, {}).get(str(second)) for key in SUMMARISED] + [report["frames_per_s"].get(name)]
+            lines.append(f"{name:16}" + "".join(f"{'-' if cell is None else format(cell, '.3g'):>11}" for cell in cells))
     return "\n".join(lines)
-
-
-def _cell(value: float | None, width: int = 9) -> str:
-    return f"{'-' if value is None else format(value, '.3g'):>{width}}"
 
 
 def _panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:
