@@ -7,6 +7,7 @@ Axes: B batch, D channels, h w code grid, V codebook size.
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from math import prod
+from typing import Any
 
 import torch
 from einops import rearrange
@@ -32,7 +33,7 @@ class Quantizer(nn.Module, ABC):
 
     dim: int
     codebook_size: int
-    library: nn.Module
+    library: Any
     """The quantizer of vector-quantize-pytorch, which owns the buffers."""
 
     def forward(self, z: Tensor) -> Quantized:
@@ -75,17 +76,19 @@ class FiniteScalarQuantizer(Quantizer):
 
         super().__init__()
         with torch.device("cpu"):  # FSQ computes its buffers in the constructor, which a meta device (from_pretrained) cannot
-            self.library = FSQ(list(levels))
+            # Asked for indices, it would keep a table of all codes: 3 GB on the way for 4^12 of them, from one line of a config.json.
+            self.library = FSQ(list(levels), return_indices=False)
         self.levels = tuple(levels)
         self.dim = len(levels)
         self.codebook_size = prod(levels)
 
     def _quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values, codes = self.library(vectors)
-        return values, codes, vectors.new_zeros(())
+        values, _ = self.library(vectors)
+        return values, self.library.codes_to_indices(values), vectors.new_zeros(())
 
     def _look_up(self, codes: Tensor) -> Tensor:
-        return self.library.get_buffer("implicit_codebook")[codes]
+        flat = self.library.indices_to_codes(rearrange(codes, "b h w -> b (h w)"))
+        return rearrange(flat, "b (h w) d -> b h w d", h=codes.shape[1])
 
     def refill_buffers(self) -> None:
         fresh = FiniteScalarQuantizer(self.levels)
