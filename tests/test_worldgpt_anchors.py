@@ -76,11 +76,11 @@ def test_on_drift_anchors_only_the_world_that_drifts(model: WorldGPT) -> None:
 
 
 def test_policies_are_read_from_words() -> None:
-    assert set(POLICIES) == {"none", "every_n", "on_drift", "real"}
+    assert set(POLICIES) == {"none", "every_n", "keyframe", "on_drift", "future", "real"}
     assert parse_policy("every_n:7").every == 7  # type: ignore[attr-defined]
     assert parse_policy("on_drift:1.5").factor == 1.5  # type: ignore[attr-defined]
     assert parse_policy("real").needs_truth
-    for wrong in ("sometimes", "none:3", "every_n:x", "every_n:1", "on_drift:1", "real:0", "every_n:"):
+    for wrong in ("sometimes", "none:3", "every_n:x", "every_n:1", "on_drift:1", "real:0", "every_n:", "future:91"):
         with pytest.raises(UserError, match="--reanchor"):
             parse_policy(wrong)
 

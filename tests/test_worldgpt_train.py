@@ -209,7 +209,7 @@ finally:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded:"
     for word in {
-        "train_worldgpt.py": ("--preset", "--loop.seed", "--history-corruption"),
+        "train_worldgpt.py": ("--preset", "--loop.seed", "--history.corruption"),
         "generate.py": ("--prompt", "--top-p", "--steer"),
     }[name]:
         assert word in done.stdout

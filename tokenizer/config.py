@@ -7,6 +7,15 @@ from typing import Literal
 from data.errors import UserError
 from tokenizer.loop_config import LoopConfig
 
+WHOLE = 2**14
+"""Ids that one embedding and one softmax can hold; of more, a code is told in two halves."""
+
+
+def code_parts(levels: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The levels of the parts that a code of such `levels` is told in: all at once, or where that makes too many ids, half and half."""
+    middle = (len(levels) + 1) // 2
+    return (levels,) if prod(levels) <= WHOLE or len(levels) < 2 else (levels[:middle], levels[middle:])
+
 
 @dataclass(frozen=True)
 class TokenizerConfig:
@@ -84,6 +93,8 @@ class LossConfig:
     """1 - SSIM."""
     detail: float = 4.0
     """Extra weight on l1 and l2 where the true picture differs from its own blur: up to 1 + `detail` at the strongest edges."""
+    hard: float = 0.0
+    """Extra weight on l1 and l2 where the frame comes out badly: up to 1 + `hard` where 3x3 pixels are off by an eighth of the range."""
     adversarial: float = 0.0
     """Hinge loss against a patch discriminator that is trained alongside."""
     adversarial_start: int = 1000
@@ -110,6 +121,8 @@ class TokenizerTrainConfig:
     """Replace the output folder."""
     flip: bool = True
     """Mirror half of the training frames left to right."""
+    coarse_share: float = 0.0
+    """FSQ: share of the training frames made from the first half of each code's digits alone: these then hold the picture, the others detail."""
     evaluation_frames: int = 1024
     """Held-out frames for the figures, in runs of consecutive frames; the share of unchanged codes needs those."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

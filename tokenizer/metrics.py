@@ -87,14 +87,14 @@ class CodeUse:
     """Share of codes equal to those at the same place one frame earlier in the same drive; NaN without such a frame."""
 
 
-def code_use(codes: np.ndarray, follows: np.ndarray, codebook_size: int) -> CodeUse:
-    """Use of codes (B, h, w), integers in 0..V-1; `follows` (B,) bool: the frame comes one step after the one before it in the array."""
-    counts = np.bincount(codes.reshape(-1), minlength=codebook_size)
-    shares = counts[counts > 0] / codes.size
+def code_use(codes: np.ndarray, follows: np.ndarray) -> CodeUse:
+    """Use of codes (B, h, w); `follows` (B,) bool: the frame comes one step after the one before it in the array."""
+    _, counts = np.unique(codes, return_counts=True)
+    shares = counts / codes.size
     entropy = float(-(shares * np.log2(shares)).sum())
     later = np.flatnonzero(follows[1:]) + 1
     unchanged = float((codes[later] == codes[later - 1]).mean()) if len(later) else float("nan")
-    return CodeUse(int((counts > 0).sum()), float(2**entropy), entropy * codes[0].size, unchanged)
+    return CodeUse(len(counts), float(2**entropy), entropy * codes[0].size, unchanged)
 
 
 def _planes(frames: np.ndarray) -> Tensor:  # (B, H, W, 3) uint8 -> (B, 3, H, W) float32

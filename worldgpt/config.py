@@ -1,6 +1,7 @@
 """Settings of the world model and its training, and the presets; free of torch, so that `--help` is quick."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from conditioning.guidance import DropoutConfig
 from conditioning.text_config import TextConfig
@@ -33,6 +34,37 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class HistoryConfig:
+    """What training does to the past, so that the model learns to live with one that it made itself."""
+
+    corruption: float = 0.15
+    """Largest share of frame codes put in as another code; each window draws its share from 0 to this."""
+    kind: Literal["uniform", "neighbour", "own"] = "uniform"
+    """What stands there instead: 'uniform' a code from elsewhere in the batch, 'neighbour' one that differs in one digit by one level,
+    'own' what the model itself draws there from the true past."""
+    recency: float = 0.0
+    """How much more of it recent steps get: 0 all alike, 1 from none at the window's first step to twice as much at the last."""
+    self_rollout: float = 0.0
+    """Share of updates in which all frames of the past but the window's first are the model's own, drawn in parallel."""
+    self_rollout_passes: int = 1
+    """Draws, each on top of the one before: after n of them a step looks as after a rollout of n steps."""
+    anchors: float = 0.0
+    """Share of updates whose windows hold anchors: one or two other steps of the drive, before the rest; needed by `keyframe` and `future`."""
+    future: float = 0.3
+    """Share of those whose anchor lies ahead, a goal; else it lies behind."""
+    reach: int = 90
+    """Steps that an anchor lies away at most."""
+
+    def __post_init__(self) -> None:
+        for name in ("corruption", "recency", "self_rollout", "anchors", "future"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"history.{name}: expected 0 to 1, got {getattr(self, name)}")
+        for name in ("self_rollout_passes", "reach"):
+            if getattr(self, name) < 1:
+                raise UserError(f"history.{name}: expected at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class WorldTrainConfig:
     """Train the world model on a prepared data set, seen through a trained tokenizer."""
 
@@ -56,19 +88,17 @@ class WorldTrainConfig:
     """Weight of a channel token's loss; a frame code's is 1, and there are many more of those."""
     beginnings: float = 0.2
     """Share of updates made of single steps without a past, from which the model learns what a prompt looks like."""
-    history_corruption: float = 0.15
-    """Largest share of frame codes put in as another code, so that the model meets mistakes; each window draws its share from 0 to this."""
     activation_checkpointing: bool = False
     """Compute activations twice instead of keeping them for the backward pass: much less memory, a third more work."""
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        for name in ("beginnings", "history_corruption"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.beginnings <= 1:
+            raise UserError(f"beginnings: expected 0 to 1, got {self.beginnings}")
 
 
 def presets() -> dict[str, WorldTrainConfig]:

@@ -13,11 +13,13 @@ A stream says what stands where; a codebook says which ids it uses. Id `size` of
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
 
 from data.episode import ChannelSpec
+from tokenizer.config import code_parts
 
 Kind = Literal["frame", "telemetry", "action"]
 
@@ -45,6 +47,11 @@ class Codebook:
     @property
     def null_id(self) -> int:
         return self.size
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Numbers of ids of the parts that an id is told in, the fastest first; their product is `size`."""
+        return tuple(prod(part) for part in code_parts(self.levels)) if self.levels else (self.size,)
 
 
 @dataclass(frozen=True)

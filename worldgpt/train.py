@@ -25,7 +25,8 @@ from worldgpt.model import WorldGPT, WorldGPTConfig
 from worldgpt.pipeline import WorldGPTPipeline, load_world_model
 from worldgpt.samples import sample_sheet
 from worldgpt.transfer import load_matching, text_of
-from worldgpt.windows import WindowReader, corrupt, model_batch
+from worldgpt.own_history import with_own_history
+from worldgpt.windows import AnchorPlan, WindowReader, corrupt, model_batch
 
 BASELINE_ROWS = 200_000
 """Training steps that the baselines are counted on, at most."""
@@ -47,12 +48,15 @@ class WorldTask:
             windows = self.single_steps.random(self.config.loop.batch_size * self.training.steps, rng)
             windows = replace(windows, before=np.broadcast_to(self.model.layout.null_tokens, windows.before.shape))
         else:
-            windows = self.training.random(self.config.loop.batch_size, rng)
-        inputs = corrupt(windows, self.model.layout, self.config.history_corruption, self.config.dropout, rng)
+            windows = self.training.random(self.config.loop.batch_size, rng, AnchorPlan.draw(self.config.history, rng))
+        inputs = corrupt(windows, self.model.layout, self.config.history, self.config.dropout, rng)
         return model_batch(inputs, windows.tokens, self.model.text)
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, parts = total_loss(self.model, batch_nats(self.model, dict(batch)), batch["targets"], self.config.channel_weight)
+        known = dict(batch)
+        if "own" in known:
+            known = with_own_history(self.model, known, self.config.history.self_rollout_passes, generator)
+        loss, parts = total_loss(self.model, batch_nats(self.model, known), batch["targets"], self.config.channel_weight)
         codes = sum(s.tokens for s in self.model.layout.of_kind("frame"))
         return loss, {**parts, "bits_per_frame": parts["frame_nats"] * codes / float(np.log(2))}
 
@@ -62,7 +66,7 @@ class WorldTask:
     def baselines(self) -> dict[str, dict[str, float]]:
         """Trivial predictors on the same held-out windows."""
         layout = self.model.layout
-        sizes = [layout.codebook(s).size for s in layout.streams for _ in range(s.tokens)]
+        sizes = [layout.codebook(s).parts for s in layout.streams for _ in range(s.tokens)]
         return baseline_figures(fit_baselines(self.training.rows(BASELINE_ROWS), sizes), self.held_out, self.model)
 
     def save(self, folder: Path) -> None:
@@ -83,7 +87,7 @@ class WorldTask:
         blocks = positions * sum(p.numel() for p in self.model.blocks.parameters())
         # A token is brought in, its hints too, and compared with every id of its codebook.
         around = [code * width + layout.hint_count(s.kind) * code * 2 * width + width**2 + width * code for s in layout.streams]
-        ends = steps * sum(s.tokens * (a + code * layout.codebook(s).size) for s, a in zip(layout.streams, around, strict=True))
+        ends = steps * sum(s.tokens * (a + code * sum(layout.codebook(s).parts)) for s, a in zip(layout.streams, around, strict=True))
         return self.config.loop.batch_size * 6.0 * (blocks + ends + positions**2 * width * config.layers)
 
 
