@@ -143,12 +143,15 @@ class RingCache:
 
     def append(self, layer: int, keys: Tensor, values: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
         """Write n new positions (B, heads, n, d) of one layer; returns the rotated keys and values of all filled ones."""
-        end = self.filled + keys.shape[2]
-        new = slice(self.filled, end)
-        self.raw_keys[layer, :, :, new] = keys
-        self.keys[layer, :, :, new] = rotate(keys, by)
-        self.values[layer, :, :, new] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        return self.write(layer, keys, rotate(keys, by), values)
+
+    def write(self, layer: int, raw_keys: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `append`, for keys that are rotated already."""
+        new = keys.shape[2]
+        for store, part in ((self.raw_keys, raw_keys), (self.keys, keys), (self.values, values)):
+            store[layer].narrow(2, self.filled, new).copy_(part)
+        end = self.filled + new
+        return self.keys[layer].narrow(2, 0, end), self.values[layer].narrow(2, 0, end)
 
     def advance(self, positions: int) -> None:
         """Say, once all layers have written them, that `positions` new ones are filled."""

@@ -12,9 +12,10 @@ from einops import rearrange
 from torch import Tensor
 
 from conditioning.guidance import guided_logits
-from worldgpt.layout import SEEN_STEPS, Stream
+from worldgpt.decoder import StepDecoder
+from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
-from worldgpt.sampling import SamplingPlan, draw, keyed_uniforms, nats_of
+from worldgpt.sampling import SamplingPlan, draw_with_nats, keyed_uniforms
 
 FREE = -1
 """Stands in a table of forced tokens where the model decides."""
@@ -57,6 +58,7 @@ class Rollout:
         self.model, self.config, self.seeds, self.worlds = model, config, tuple(seeds), tuple(worlds)
         self.branches = 1 if config.guidance == 1 else 2
         self.cache = model.new_cache(len(self.worlds) * self.branches, config.window_steps)
+        self.decoder = StepDecoder(model)
         self.device = model.embedding.prompt_place.device
         self.seen = model.embedding.unseen(len(self.worlds))
         """(B, SEEN_STEPS, J): the newest steps, the last one as far as it is known."""
@@ -140,40 +142,36 @@ class Rollout:
 
         `decide` is asked for the actions once frame and telemetry are known; where it answers FREE, `forced` and the model have their say.
         """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._step(prompts, negative, forced.to(self.device), decide)
+
+    def _step(self, prompts: Tensor, negative: Tensor, forced: Tensor, decide: Decide | None) -> Tensor:
         if self.config.window == "recompute" and self.held:
             self._read()
-        layout, model = self.model.layout, self.model
-        by, first = self.cache.begin_step(), layout.prompt_tokens
-        uniforms = self._uniforms()
-        tokens, known = forced.to(self.device).clone(), (forced != FREE).all(0).tolist()
+        layout, told, uniforms = self.model.layout, self._branches(prompts, negative), self._uniforms()
+        tokens, known = forced.clone(), (forced != FREE).all(0).tolist()
         actions = layout.span_of_kind("action") if decide else slice(layout.tokens_per_step, layout.tokens_per_step)
         known[actions] = [False] * len(known[actions])
         surprise: list[Tensor] = []
-        told = self._branches(prompts, negative)
         self.seen = torch.cat([self.seen[:, 1:], tokens[:, None]], dim=1)
-        seen = self.seen.repeat(self.branches, 1, 1)
-        conditions = model.embedding.conditions(seen, told)
-        hidden = model.extend(model.embedding.prompt(told, seen, conditions), by[..., :first, :], self.cache)[:, -1]
-        start = 0
+        step = self.decoder.begin(self.seen.repeat(self.branches, 1, 1), told, self.cache)
+        hidden, start = step.prompt(), 0
         while start < layout.tokens_per_step:
             if decide and start == actions.start:
                 decided = decide(tokens.clone()).to(self.device)
                 tokens[:, actions] = torch.where(decided == FREE, tokens[:, actions], decided)
                 known[actions] = (tokens[:, actions] != FREE).all(0).tolist()
             if not known[start]:
-                stream, _, _ = layout.pieces(start, start + 1)[0]
-                drawn, nats = self._draw(hidden, start, stream, uniforms[:, :, start])
+                drawn, nats = self._draw(hidden, start, uniforms[:, :, start])
                 free = tokens[:, start] == FREE
                 tokens[:, start] = torch.where(free, drawn, tokens[:, start])
-                if stream.kind == "frame":
+                if self.decoder.at[start].stream.kind == "frame":
                     surprise.append(torch.where(free, nats, torch.nan))
             # The token just decided goes in together with all that follow and are known in every world.
             stop = start + 1
             while stop < layout.tokens_per_step and known[stop]:
                 stop += 1
-            seen[:, -1, start:stop] = tokens[:, start:stop].repeat(self.branches, 1)
-            x = model.embedding.tokens(seen, start, stop, conditions)
-            hidden = model.extend(x, by[..., first + start : first + stop, :], self.cache)[:, -1]
+            hidden = step.read(tokens.repeat(self.branches, 1), start, stop)[:, -1]
             start = stop
         self._remember(tokens, told, surprise)
         return tokens
@@ -209,15 +207,18 @@ class Rollout:
         numbers = keyed_uniforms(self.seeds, self.worlds, self.steps, parts * layout.tokens_per_step)
         return rearrange(numbers, "b (parts j) -> b parts j", parts=parts).to(self.device)
 
-    def _draw(self, hidden: Tensor, token: int, stream: Stream, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) ids drawn for a token from hidden states (branches * B, D) and uniforms (B, parts), and their nats."""
-        table, told = self.model.table(stream), []
+    def _draw(self, hidden: Tensor, token: int, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """(N,) ids drawn for a token, or for several of its stream, from hidden states (branches * N, D) and uniforms (N, parts),
+        and their nats."""
+        stream, told = self.decoder.at[token], []
+        sampling = self.config.sampling.of(stream.stream)
         nats = torch.zeros(len(uniforms), dtype=torch.float64, device=self.device)
-        for part in range(len(table.sizes)):
-            logits = self._guided(self.model.logits(hidden, token, [ids.repeat(self.branches) for ids in told]))
-            told.append(draw(logits, uniforms[:, part], self.config.sampling.of(stream)))
-            nats = nats + nats_of(logits, told[-1])
-        return table.join(told), nats
+        for part in range(len(stream.table.parts)):
+            logits = self._guided(self.decoder.logits(hidden, token, [ids.repeat(self.branches) for ids in told]))
+            drawn, surprise = draw_with_nats(logits, uniforms[:, part], sampling)
+            told.append(drawn)
+            nats = nats + surprise
+        return stream.table.table.join(told), nats
 
     def _guided(self, logits: Tensor) -> Tensor:
         if self.branches == 1:
