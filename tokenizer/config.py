@@ -122,7 +122,7 @@ class TokenizerTrainConfig:
     flip: bool = True
     """Mirror half of the training frames left to right."""
     coarse_share: float = 0.0
-    """FSQ: share of the training frames made from the first half of each code's digits alone: these then hold the picture, the others detail."""
+    """FSQ: share of the training frames made from half of each code's digits alone, which then hold the picture, the rest detail."""
     evaluation_frames: int = 1024
     """Held-out frames for the figures, in runs of consecutive frames; the share of unchanged codes needs those."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)

@@ -49,7 +49,7 @@ class HistoryConfig:
     self_rollout_passes: int = 1
     """Draws, each on top of the one before: after n of them a step looks as after a rollout of n steps."""
     anchors: float = 0.0
-    """Share of updates whose windows hold anchors: one or two other steps of the drive, before the rest; needed by `keyframe` and `future`."""
+    """Share of updates whose windows begin with anchors, one or two other steps of the drive; `keyframe` and `future` need it."""
     future: float = 0.3
     """Share of those whose anchor lies ahead, a goal; else it lies behind."""
     reach: int = 90

@@ -22,10 +22,10 @@ from worldgpt.layout import Layout
 from worldgpt.loss import total_loss
 from worldgpt.mixture import Mixture
 from worldgpt.model import WorldGPT, WorldGPTConfig
+from worldgpt.own_history import with_own_history
 from worldgpt.pipeline import WorldGPTPipeline, load_world_model
 from worldgpt.samples import sample_sheet
 from worldgpt.transfer import load_matching, text_of
-from worldgpt.own_history import with_own_history
 from worldgpt.windows import AnchorPlan, WindowReader, corrupt, model_batch
 
 BASELINE_ROWS = 200_000
