@@ -102,7 +102,7 @@ class Loop:
         bf16 = (config.precision if config.precision != "auto" else _precision(output, device, resume)) == "bf16"
         self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no")
         self.model = task.model.to(self.accelerator.device)
-        self.optimizer = _optimizer(self.model, config)
+        self.optimizer = _optimizer(self.model, config, bf16)
         self.mean = RunningMean(self.model, config.ema_decay) if config.ema_decay else None
         self.step = self._resume() if resume else 0
         self.wrapped = self.accelerator.prepare_model(_LossModule(task))
@@ -273,7 +273,7 @@ def _precision(output: Path, device: torch.device, resume: bool) -> str:
     return "bf16" if bf16_is_fast(device) else "fp32"
 
 
-def _optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
+def _optimizer(model: nn.Module, config: LoopConfig, bf16: bool) -> torch.optim.Optimizer:
     """Weight decay on matrices and convolutions alone; only these are orthogonalised by Muon, embeddings are tables of rows."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     maps = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
@@ -285,7 +285,8 @@ def _optimizer(model: nn.Module, config: LoopConfig) -> torch.optim.Optimizer:
     rest = {"params": [p for p in trained if id(p) not in chosen], "weight_decay": 0.0}
     betas = (0.9, config.beta2)
     if config.optimizer == "muon":
-        return Muon([{"params": mapping, "matrices": True, **decay}, {"params": decayed, **decay}, rest], config.learning_rate, betas)
+        groups = [{"params": mapping, "matrices": True, **decay}, {"params": decayed, **decay}, rest]
+        return Muon(groups, config.learning_rate, betas, bf16=bf16)
     return torch.optim.AdamW([{"params": [*mapping, *decayed], **decay}, rest], lr=config.learning_rate, betas=betas, fused=True)
 
 
