@@ -121,8 +121,6 @@ class TokenizerTrainConfig:
     """Replace the output folder."""
     flip: bool = True
     """Mirror half of the training frames left to right."""
-    coarse_share: float = 0.0
-    """FSQ: share of the training frames made from half of each code's digits alone, which then hold the picture, the rest detail."""
     evaluation_frames: int = 1024
     """Held-out frames for the figures, in runs of consecutive frames; the share of unchanged codes needs those."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -141,7 +139,9 @@ def presets() -> dict[str, TokenizerTrainConfig]:
     gaia = TokenizerConfig(16, encoder_width=128, encoder_depth=2, decoder_width=192, decoder_depth=4, levels=(8, 8, 8, 4, 4))
     return {
         "demo": TokenizerTrainConfig(tokenizer=TokenizerConfig(levels=(4, 4, 4, 4)), loop=demo),
-        "small": TokenizerTrainConfig(tokenizer=TokenizerConfig(decoder_depth=3, levels=(4, 4, 4, 4, 4, 4)), loop=small),
+        "small": TokenizerTrainConfig(
+            tokenizer=TokenizerConfig(encoder_depth=2, decoder_depth=3, levels=(4,) * 12), losses=LossConfig(hard=16.0), loop=small
+        ),
         "base": TokenizerTrainConfig(tokenizer=base, loop=big),
         "large": TokenizerTrainConfig(tokenizer=base, loop=big),
         "gaia": TokenizerTrainConfig(tokenizer=gaia, loop=replace(big, steps=100_000)),

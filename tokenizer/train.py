@@ -36,8 +36,8 @@ class Trainee(nn.Module):
         self.tokenizer = tokenizer
         self.discriminator = discriminator
 
-    def forward(self, frames: Tensor, coarse: int = 0) -> Reconstruction:
-        return self.tokenizer(frames, coarse)
+    def forward(self, frames: Tensor) -> Reconstruction:
+        return self.tokenizer(frames)
 
 
 class TokenizerTask:
@@ -75,7 +75,7 @@ class TokenizerTask:
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         """Weighted sum of the terms, and each of them. VQ draws from the global generator, which the loop keys by step."""
         frames = batch["frames"]
-        reconstruction, true = self.model(frames, round(self.config.coarse_share * len(frames))), to_signal(frames)
+        reconstruction, true = self.model(frames), to_signal(frames)
         parts = self.reconstruction_loss(reconstruction.frames, true)
         if self.config.tokenizer.quantizer == "vq":
             parts["commitment"] = reconstruction.quantizer_loss
