@@ -125,7 +125,7 @@ def test_work_is_counted(column_store: EpisodeStore, column_tokens: TokenStore, 
 def test_another_tokenizer_cannot_go_on(train, column_tokens: TokenStore, column_store: EpisodeStore, tmp_path: Path) -> None:
     train("run")
     other = TokenStore(column_tokens.folder, replace(column_tokens.info, tokenizer_hash="other"))
-    with pytest.raises(UserError, match=r"run: was trained with tokenizer \w+, the one given is other; --resume needs the same"):
+    with pytest.raises(UserError, match=r"run: was trained with tokenizer_hash \w+, the one given is other; --resume needs the same tokenizer"):
         train_worldgpt(train_config(tmp_path / "run", resume=True), Mixture.of(other), column_tokenizer(column_store), tmp_path / "run")
 
 

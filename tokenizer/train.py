@@ -3,6 +3,7 @@
 Axes: B frames of a batch, N frames, H W pixels, h w code grid.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,13 +15,14 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.errors import UserError
-from data.folder import prepare_output
+from data.folder import atomic_folder, prepare_output
 from data.image import save_png
 from data.store import EpisodeStore
 from tokenizer.config import TokenizerTrainConfig
 from tokenizer.frames import FramePool, held_out_frames
 from tokenizer.loop import keyed_rng, run_loop
 from tokenizer.losses import PatchDiscriminator, ReconstructionLoss, adversarial_terms
+from tokenizer.memory import TRAINED_BYTES, USABLE, batch_advice, saved_bytes
 from tokenizer.model import FrameTokenizer, FrameTokenizerConfig, Reconstruction, load_tokenizer, to_signal
 from tokenizer.report import comparison_sheet, figures, reconstruct, write_report
 
@@ -91,8 +93,17 @@ class TokenizerTask:
         made, codes = reconstruct(self.tokenizer, self.held_out.frames)
         return figures(self.held_out, made, codes, self.tokenizer.codebook_size)
 
+    def score(self, figures: Mapping[str, float]) -> float:
+        return -figures["psnr_db"]
+
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(folder)
+        """Each file in one piece."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(folder / ".part") as part:
+            self.tokenizer.save_pretrained(part)
+        for path in sorted((folder / ".part").iterdir()):
+            path.replace(folder / path.name)
+        (folder / ".part").rmdir()
 
     def sample(self, folder: Path, step: int) -> None:
         save_png(comparison_sheet(self.tokenizer, self.held_out.frames), folder / f"step_{step:07d}.png")
@@ -109,6 +120,13 @@ class TokenizerTask:
             self.model.eval()(frame)
         self.model.train(was_training)
         return 3.0 * counter.get_total_flops() * self.config.loop.batch_size
+
+    def advice(self, memory: int) -> str:
+        """From what one frame keeps for the backward pass; the discriminator's share and working memory are allowed for by half as much."""
+        model, frame = copy.deepcopy(self.tokenizer).cpu(), torch.from_numpy(self.held_out.frames[:1])
+        each = 1.5 * saved_bytes(lambda: model.eval()(frame), model)
+        fixed = TRAINED_BYTES * sum(p.numel() for p in self.model.parameters())
+        return batch_advice(self.config.loop, int((USABLE * memory - fixed) / each))
 
 
 def _check_first_batch(config: TokenizerTrainConfig, grid: tuple[int, int]) -> None:
