@@ -8,6 +8,7 @@ fitted (tests/line_samples.py); with them a world model is trained on an encoded
 import json
 import os
 import random
+import shutil
 import signal
 import sys
 import time
@@ -25,7 +26,7 @@ from worldgpt.mixture import Mixture
 from worldgpt.token_store import TokenStore
 from worldgpt.train import WorldTask, build_model
 
-UPDATES_A_KILL = 12
+UPDATES_A_KILL = 24
 
 
 def train(output: Path, kills: int, data: list[Path]) -> None:
@@ -71,10 +72,14 @@ def main() -> None:
     moments, met = random.Random(seed), []
     while len(met) < kills:
         child = started(folder / "killed", kills, data)
-        time.sleep(moments.uniform(0, start + (seconds - start) / kills))
+        time.sleep(moments.uniform(start / 2, start + 1.2 * (seconds - start) / kills))
         os.kill(child, signal.SIGKILL)
         status = os.waitpid(child, 0)[1]
-        assert status == signal.SIGKILL, f"ended by itself with {status}: {(folder / 'killed.txt').read_text()}"
+        if status == 0:  # the machine has become so much faster that it came to its end: from the beginning, with less time
+            shutil.rmtree(folder / "killed")
+            seconds, met = start + (seconds - start) / 2, []
+            continue
+        assert status == signal.SIGKILL, (folder / "killed.txt").read_text()
         found = checkpoints(folder / "killed" / "checkpoints")
         met.append(int(found[-1].name[5:]) if found else 0)
     finished(folder / "killed", kills, data)

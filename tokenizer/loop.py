@@ -28,7 +28,7 @@ from tokenizer.interruption import EXIT_STATUS, Termination
 from tokenizer.loop_config import LoopConfig, learning_rate_factor
 from tokenizer.memory import memory_told
 from tokenizer.optimizer import build_optimizer
-from tokenizer.parallel import gradients_kept, number, shards, spread, whole_weights
+from tokenizer.parallel import called, gradients_kept, number, processes, shards, spread, whole_weights
 from tokenizer.trackers import check_trackers
 from tokenizer.training_log import TrainingLog, log_until
 from tokenizer.training_state import RunningMean, checkpoint_path, checkpoints, load_state, save_state, training_tensors, writing_told
@@ -104,14 +104,14 @@ class Loop:
     """One training: `run` makes all of it; `batches` and `update` are its two halves."""
 
     def __init__(self, task: Task, config: LoopConfig, output: Path, resume: bool, description: Mapping[str, Any]) -> None:
-        from accelerate import Accelerator, DistributedDataParallelKwargs, PartialState
+        from accelerate import Accelerator, DistributedDataParallelKwargs
 
         check_trackers(config.trackers)
         if config.deterministic:
             be_deterministic()
         self.task, self.config, self.output = task, config, output
         output.mkdir(parents=True, exist_ok=True)
-        state = PartialState()  # an Accelerator fixes its precision for the whole process
+        state = processes()  # an Accelerator fixes its precision for the whole process
         bf16 = _first(state, run_record.chosen_precision(config, output, cast(torch.device, state.device), resume)) == "bf16"
         # Buffers need no broadcast: codebooks are kept in step by sums over all processes.
         ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
@@ -255,7 +255,7 @@ class Loop:
 
     def _call(self, function: Any, *arguments: Any) -> Any:
         """`function` on the model as it stands; where it is sharded, all processes must call, and its shards come together on the way."""
-        return self.wrapped(function, *arguments) if shards() > 1 else function(*arguments)
+        return called(self.wrapped, function, *arguments) if shards() > 1 else function(*arguments)
 
     def _evaluate(self, log: TrainingLog | None) -> dict[str, float]:
         main = self.accelerator.is_main_process

@@ -5,6 +5,7 @@ parameters are DTensors: whoever saves, loads or compares them goes through `who
 """
 
 import os
+import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
 from typing import Any, cast
@@ -27,6 +28,16 @@ class Call(nn.Module):
         return function(*arguments)
 
 
+def processes() -> Any:
+    """accelerate's PartialState: which process this is, of how many. On the CPU too, where accelerate alone would let each believe that
+    it is the only one, and all write to the same folder.
+    """
+    from accelerate import PartialState
+
+    on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true" or not torch.accelerator.is_available()
+    return PartialState(cpu=on_cpu)
+
+
 def shards() -> int:
     """Processes that a model's weights are sharded over: all of them where FSDP is asked for (configs/accelerate/*.yaml), else 1."""
     asked = os.environ.get("ACCELERATE_USE_FSDP", "false").lower() == "true" and torch.distributed.is_initialized()
@@ -40,7 +51,9 @@ def spread(model: nn.Module, accelerator: Any, optimizer: str) -> nn.Module:
     """
     if shards() > 1:
         return _sharded(model, accelerator, optimizer)
-    return accelerator.prepare_model(Call(model))
+    with warnings.catch_warnings():  # torch 2.13 renames the switch for buffers, which older ones know by the old name alone
+        warnings.filterwarnings("ignore", "`broadcast_buffers` is deprecated", FutureWarning)
+        return accelerator.prepare_model(Call(model))
 
 
 def _sharded(model: nn.Module, accelerator: Any, optimizer: str) -> nn.Module:
@@ -67,6 +80,14 @@ def gradients_kept(wrapped: nn.Module, kept: bool) -> Iterator[None]:
     """Within the block, if `kept`, DDP adds gradients up without exchanging them. FSDP always exchanges: else each would hold them all."""
     with cast(Any, wrapped).no_sync() if kept and hasattr(wrapped, "no_sync") else nullcontext():
         yield
+
+
+def called(wrapped: nn.Module, function: Callable[..., Any], *arguments: Any) -> Any:
+    """`function` on a sharded model, outside of training; every process must call. Its own weights are only held whole meanwhile."""
+    try:
+        return wrapped(function, *arguments)
+    finally:
+        cast(Any, wrapped).reshard()
 
 
 def whole(tensor: Tensor) -> Tensor:

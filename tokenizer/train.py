@@ -24,6 +24,7 @@ from tokenizer.loop import keyed_rng, run_loop
 from tokenizer.losses import PatchDiscriminator, ReconstructionLoss, adversarial_terms
 from tokenizer.memory import TRAINED_BYTES, USABLE, batch_advice, saved_bytes
 from tokenizer.model import FrameTokenizer, FrameTokenizerConfig, Reconstruction, load_tokenizer, to_signal
+from tokenizer.parallel import processes
 from tokenizer.report import comparison_sheet, figures, reconstruct, write_report
 
 _BATCH_STREAM = 1
@@ -151,14 +152,12 @@ def _start_from(tokenizer: FrameTokenizer, folder: str) -> None:
 
 def train_tokenizer(config: TokenizerTrainConfig) -> dict[str, Any]:
     """Trains, saves and reports; returns what report.json holds. UserError before anything is written where data or shape do not fit."""
-    from accelerate import PartialState
-
-    processes = PartialState()
-    with processes.main_process_first():
+    state = processes()
+    with state.main_process_first():
         store = EpisodeStore.open(config.data)
         task = TokenizerTask(config, store)
         output = prepare_output(config.output, resume=config.resume, overwrite=config.overwrite)
     run_loop(task, config.loop, output, resume=config.resume, description={"config": asdict(config), "data_hash": store.hash})
-    if not processes.is_main_process:
+    if not state.is_main_process:
         return {}
     return write_report(output, store, task.held_out, task.tokenizer.device)

@@ -15,7 +15,7 @@ from data.errors import UserError
 from data.folder import write_json
 from tokenizer.loop import keyed_rng, run_loop
 from tokenizer.model import FrameTokenizer
-from tokenizer.parallel import shards
+from tokenizer.parallel import processes, shards
 from tokenizer.run_record import check_identity
 from worldgpt.baselines import fit_baselines
 from worldgpt.config import WorldTrainConfig
@@ -136,9 +136,7 @@ def check_tokenizer(tokenizer: FrameTokenizer, manifest: Any, folder: str) -> No
 
 def train_worldgpt(config: WorldTrainConfig, mixture: Mixture, tokenizer: FrameTokenizer | None, output: Path) -> dict[str, Any]:
     """Train, evaluate against baselines, write `output`; returns the report (empty on all processes but the first)."""
-    from accelerate import PartialState
-
-    began, processes = time.time(), PartialState()
+    began, state = time.time(), processes()
     description = {"config": asdict(config), "data_hash": mixture.data_hash, "tokenizer_hash": mixture.tokenizer_hash}
     if config.resume:
         check_identity(output, description)  # before a model is built
@@ -146,10 +144,10 @@ def train_worldgpt(config: WorldTrainConfig, mixture: Mixture, tokenizer: FrameT
     model = build_model(config, mixture, source)
     model.activation_checkpointing = config.activation_checkpointing
     if source is not None:
-        processes.print(f"{config.init_from}: {load_matching(model, source)}")
+        state.print(f"{config.init_from}: {load_matching(model, source)}")
     task = WorldTask(config, model, mixture, tokenizer)
     figures = run_loop(task, config.loop, output, resume=config.resume, description=description)
-    if not processes.is_main_process:
+    if not state.is_main_process:
         return {}
     windows = len(task.held_out.tokens)
     report = {"held_out": figures, "baselines": task.baselines(), "seconds": round(time.time() - began), "windows": windows}
