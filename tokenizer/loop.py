@@ -105,14 +105,16 @@ class Loop:
 
     def __init__(self, task: Task, config: LoopConfig, output: Path, resume: bool, description: Mapping[str, Any]) -> None:
         from accelerate import Accelerator, DistributedDataParallelKwargs
+        from accelerate.state import AcceleratorState
 
         check_trackers(config.trackers)
         if config.deterministic:
             be_deterministic()
         self.task, self.config, self.output = task, config, output
         output.mkdir(parents=True, exist_ok=True)
-        state = processes()  # an Accelerator fixes its precision for the whole process
+        state = processes()
         bf16 = _first(state, run_record.chosen_precision(config, output, cast(torch.device, state.device), resume)) == "bf16"
+        AcceleratorState._reset_state()  # it would hold the next training in this process to the precision of the last one
         # Buffers need no broadcast: codebooks are kept in step by sums over all processes.
         ddp = DistributedDataParallelKwargs(broadcast_buffers=False, gradient_as_bucket_view=True)
         self.accelerator = Accelerator(mixed_precision="bf16" if bf16 else "no", kwargs_handlers=[ddp])
@@ -129,7 +131,8 @@ class Loop:
         self.step = self._resume() if resume else 0
         if config.compile:
             self.model.compile()
-        self.record = run_record.describe_run(config, description, self.accelerator)
+        self.parameters = sum(p.numel() for p in self.model.parameters())
+        self.record = run_record.describe_run(config, description, self.accelerator, self.parameters)
         self._tell_differences()
         if self.accelerator.is_main_process:
             run_record.write_run(output, self.record)
@@ -362,10 +365,9 @@ class Loop:
         remaining = self.config.steps - self.step
         seconds = self._timed_pass() * self.config.gradient_accumulation
         name, count, _ = self._work()
-        parameters = sum(p.numel() for p in self.model.parameters())
         self.accelerator.print(
-            f"{parameters / 1e6:.1f} M parameters, {remaining} updates of {count:,.0f} {name} "
-            f"({remaining * count:,.0f} in all), about {_peak_memory_gib(self.accelerator.device, parameters):.1f} GiB of memory "
+            f"{self.parameters / 1e6:.1f} M parameters, {remaining} updates of {count:,.0f} {name} "
+            f"({remaining * count:,.0f} in all), about {_peak_memory_gib(self.accelerator.device, self.parameters):.1f} GiB of memory "
             f"and {math.ceil(remaining * seconds / 60)} min on {self.accelerator.device.type} "
             f"({'bf16' if self.accelerator.mixed_precision == 'bf16' else 'float32'})"
         )

@@ -67,7 +67,12 @@ class LoopConfig:
 
 
 def learning_rate_factor(config: LoopConfig, step: int) -> float:
-    """Share of the peak learning rate at update `step` (0-based)."""
+    """Share of the peak learning rate at update `step` (0-based).
+
+    >>> config = LoopConfig(steps=100, warmup_steps=10)
+    >>> [round(learning_rate_factor(config, step), 2) for step in (0, 9, 55, 99)]
+    [0.1, 1.0, 0.53, 0.05]
+    """
     import math
 
     if step < config.warmup_steps:

@@ -23,11 +23,12 @@ CIRCUMSTANCES = (*IDENTITY, "versions", "processes", "device", "threads", "machi
 PACKAGES = ("torch", "transformers", "accelerate", "vector-quantize-pytorch", "numpy")
 
 
-def describe_run(config: LoopConfig, description: Mapping[str, Any], accelerator: Any) -> dict[str, Any]:
+def describe_run(config: LoopConfig, description: Mapping[str, Any], accelerator: Any, parameters: int) -> dict[str, Any]:
     """What run.json holds: `description` (of the task), the loop's settings, and where it runs on what."""
     return {
         **description,
         "loop": asdict(config),
+        "parameters": parameters,
         "versions": {name: version(name) for name in PACKAGES},
         "processes": accelerator.num_processes,
         "device": str(accelerator.device),

@@ -10,7 +10,7 @@ H heads, C width of a token's vector, V ids of a codebook, W width of the text e
 from dataclasses import asdict, dataclass, replace
 
 from conditioning.text_config import TextConfig
-from data.episode import ChannelSpec
+from data.sources.dashsim import ACTIONS, TELEMETRY
 from tokenizer.config import presets as tokenizer_presets
 from tokenizer.memory import TRAINED_BYTES, USABLE, batch_advice
 from worldgpt.config import ModelConfig, WorldTrainConfig, presets
@@ -19,11 +19,8 @@ from worldgpt.token_table import WAVES
 
 FRAME_SIZES = {"gaia": (288, 512)}
 USUAL_FRAME_SIZE = (64, 128)
-CHANNELS = (
-    (ChannelSpec("speed_mps", "m/s", 0.0, 45.0), ChannelSpec("yaw_rate_rps", "rad/s", -1.0, 1.0)),
-    (ChannelSpec("steering_rad", "rad", -0.6, 0.6), ChannelSpec("acceleration_mps2", "m/s2", -8.0, 8.0)),
-)
-"""Telemetry and actions that a preset is planned with: those of dashsim."""
+CHANNELS = (TELEMETRY, ACTIONS)
+"""What a preset is planned with: the channels of dashsim."""
 
 
 @dataclass(frozen=True)
@@ -72,7 +69,12 @@ class Parameters:
 
 
 def count_parameters(model: ModelConfig, layout: Layout, text: TextConfig) -> Parameters:
-    """Exactly those of `WorldGPT` with a trained text encoder; a frozen one's projection is not known before its files are read."""
+    """Exactly those of `WorldGPT` with a trained text encoder; a frozen one's projection is not known before its files are read.
+
+    >>> demo = presets()["demo"]
+    >>> count_parameters(demo.model, preset_layout("demo"), demo.text).total
+    4988736
+    """
     d, c, w = model.width, model.code_width, text.width
     tables = 2 * w * d + d * d  # prompts, looks, hints
     kinds = {s.codebook: s.kind for s in layout.streams}
@@ -207,7 +209,12 @@ class Plan:
 
 
 def plan(config: WorldTrainConfig, layout: Layout, gpu: Gpu, *, gpus: int, shards: int, bf16: bool, utilisation: float) -> Plan:
-    """`utilisation` is the share of the GPU's rate at which the model's own operations are done."""
+    """`utilisation` is the share of the GPU's rate at which the model's own operations are done.
+
+    >>> made = plan(presets()["base"], preset_layout("base"), GPUS["h100"], gpus=1, shards=1, bf16=True, utilisation=0.4)
+    >>> made.windows, 1 < 24 * made.days < 4
+    (16, True)
+    """
     loop, model = config.loop, config.model
     windows = loop.batch_size * loop.gradient_accumulation * gpus
     tokens = float(loop.steps) * windows * model.context_steps * layout.tokens_per_step

@@ -60,6 +60,8 @@ class WorldTask:
         return loss, {**parts, "bits_per_frame": parts["frame_nats"] * codes / float(np.log(2))}
 
     def evaluate(self) -> dict[str, float]:
+        for table in self.model._tables():
+            table._kept = None  # sharded weights come together anew each time, where a table cannot see that they have changed
         return teacher_forcing(self.model, self.held_out, self.config.loop.batch_size)
 
     def baselines(self) -> dict[str, dict[str, float]]:
