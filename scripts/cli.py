@@ -221,7 +221,7 @@ def _paths(settings: type, prefix: str = "") -> list[str]:
     found, hints = [], typing.get_type_hints(settings)
     for field in dataclasses.fields(settings):
         inner = hints[field.name]
-        found += _paths(inner, f"{prefix}{field.name}.") if dataclasses.is_dataclass(inner) else [f"{prefix}{field.name}"]
+        found += _paths(cast(type, inner), f"{prefix}{field.name}.") if dataclasses.is_dataclass(inner) else [f"{prefix}{field.name}"]
     return found
 
 

@@ -28,8 +28,8 @@ class PlanConfig:
     """Micro-batches an update, if not the preset's."""
     steps: int | None = None
     """Updates, if not the preset's."""
-    activation_checkpointing: bool | None = None
-    """Keep only the inputs of blocks for the backward pass; if not as in the preset."""
+    activation_checkpointing: Literal["preset", "on", "off"] = "preset"
+    """Whether only the inputs of blocks are kept for the backward pass; as the preset says, if nothing else is asked for."""
     precision: Literal["bf16", "fp32"] = "bf16"
     """Numbers of the forward pass."""
 
@@ -47,7 +47,8 @@ def main() -> None:
 
     given = {name: getattr(config, name) for name in ("batch_size", "gradient_accumulation", "steps") if getattr(config, name) is not None}
     preset = presets()[config.preset]
-    checkpointing = preset.activation_checkpointing if config.activation_checkpointing is None else config.activation_checkpointing
+    asked = config.activation_checkpointing
+    checkpointing = preset.activation_checkpointing if asked == "preset" else asked == "on"
     train = replace(preset, activation_checkpointing=checkpointing, loop=replace(preset.loop, **given))
     card, layout, bf16 = plan.GPUS[config.gpu], plan.preset_layout(config.preset), config.precision == "bf16"
     whole = plan.largest_batch(train, layout, card.memory_bytes, bf16=bf16) == train.loop.batch_size

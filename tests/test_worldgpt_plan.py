@@ -182,3 +182,25 @@ def test_a_run_out_of_memory_names_what_fits(column_store, column_tokens, tmp_pa
     with pytest.raises(UserError, match=r"^out of memory: --loop.batch-size 4 does not fit into the 2.0 MB of cpu; .+") as told:
         train.train_worldgpt(train_config(tmp_path), Mixture.of(column_tokens), column_tokenizer(column_store), tmp_path)
     assert "\n" not in str(told.value)
+
+
+def test_the_script_prints_the_plan(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    import plan as script
+
+    def printed(*flags: str) -> str:
+        monkeypatch.setattr("sys.argv", ["plan.py", *flags])
+        script.main()
+        return capsys.readouterr().out
+
+    gaia = printed("--preset", "gaia", "--gpus", "64")
+    assert f"{count_parameters(presets()['gaia'].model, preset_layout('gaia'), presets()['gaia'].text).total:,} parameters" in gaia
+    for part in ("weights", "gradients", "optimizer", "running mean", "activations", "together", "cache", "tokens/s", "days"):
+        assert part in gaia
+    assert "sharded over 64 (FSDP2)" in gaia
+    assert "at 35% of the peak" in gaia
+    assert "does not fit" not in gaia
+    assert "does not fit: --activation-checkpointing" in printed("--gpus", "64", "--activation-checkpointing", "off")
+    assert "a copy on each (DDP)" in printed("--preset", "base", "--gpus", "8")
+    for flag, value in (("--gpus", "0"), ("--utilisation", "1.5")):
+        with pytest.raises(UserError, match=rf"^{flag}: expected"):
+            printed(flag, value)

@@ -73,7 +73,7 @@ def count_parameters(model: ModelConfig, layout: Layout, text: TextConfig) -> Pa
 
     >>> demo = presets()["demo"]
     >>> count_parameters(demo.model, preset_layout("demo"), demo.text).total
-    4988736
+    4997056
     """
     d, c, w = model.width, model.code_width, text.width
     tables = 2 * w * d + d * d  # prompts, looks, hints
