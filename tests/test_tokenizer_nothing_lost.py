@@ -92,6 +92,7 @@ class TerminatedTask(LineTask):
         self.left -= 1
         if self.left == 0:
             signal.raise_signal(signal.SIGTERM)
+            signal.raise_signal(signal.SIGTERM)
         return super().loss(batch, generator)
 
 

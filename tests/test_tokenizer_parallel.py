@@ -156,7 +156,26 @@ def test_there_is_a_config_for_each_kind_of_machine() -> None:
     assert stems == {"one_gpu", "gpus_ddp", "gpus_fsdp", "nodes_ddp", "nodes_fsdp"}
 
 
-def test_the_slurm_script_is_sound_bash() -> None:
-    script = ROOT / "scripts" / "slurm.sh"
-    subprocess.run(["bash", "-n", str(script)], check=True)
-    assert "--signal=TERM@" in script.read_text()
+STUBS = {
+    "srun": """for rank in 0 1; do SLURM_PROCID=$rank SLURM_LOCALID=$rank SLURM_NTASKS=2 "$@" || status=$?; done; exit ${status:-0}""",
+    "scontrol": """echo "scontrol $*" >> calls.txt; [ "$1" = show ] && printf 'first\\nsecond\\n'; exit 0""",
+    "python": """echo "$RANK/$WORLD_SIZE local $LOCAL_RANK at $MASTER_ADDR:$MASTER_PORT fsdp $ACCELERATE_USE_FSDP: $*" >> calls.txt
+exit $ENDS""",
+}
+
+
+@pytest.mark.parametrize("ends, again", [(0, False), (1, False), (143, True)])
+def test_the_slurm_script_starts_a_process_a_gpu_and_queues_itself_again(tmp_path: Path, ends: int, again: bool) -> None:
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    (tmp_path / ".venv" / "bin" / "activate").touch()
+    for name, body in STUBS.items():
+        (tmp_path / name).write_text(f"#!/usr/bin/env bash\n{body}\n")
+        (tmp_path / name).chmod(0o755)
+    slurm = {"SLURM_JOB_NODELIST": "first,second", "SLURM_JOB_ID": "77", "SLURM_CPUS_PER_TASK": "4", "ENDS": str(ends)}
+    command = ["bash", str(ROOT / "scripts" / "slurm.sh"), "scripts/train_worldgpt.py", "--preset", "gaia"]
+    env = {**os.environ, **slurm, "PATH": f"{tmp_path}{os.pathsep}{os.environ['PATH']}"}
+    done = subprocess.run(command, cwd=tmp_path, env=env, capture_output=True, text=True, check=False)
+    assert done.returncode == ends, done.stderr
+    calls = (tmp_path / "calls.txt").read_text().splitlines()
+    started = [f"{k}/2 local {k} at first:29500 fsdp true: scripts/train_worldgpt.py --preset gaia --resume" for k in (0, 1)]
+    assert calls == ["scontrol show hostnames first,second", *started, *(["scontrol requeue 77"] if again else [])]

@@ -10,7 +10,10 @@ EXIT_STATUS = 128 + signal.SIGTERM
 
 
 class Termination:
-    """Within the block the first SIGTERM sets `asked`, a second one kills. Threads other than the main one cannot listen and never do."""
+    """Within the block SIGTERM sets `asked`, however often it comes: launchers pass it on to who has had it already.
+
+    Threads other than the main one cannot listen, and never do.
+    """
 
     def __init__(self) -> None:
         self.asked = False
@@ -27,4 +30,3 @@ class Termination:
 
     def _ask(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
-        signal.signal(signal.SIGTERM, signal.SIG_DFL)
