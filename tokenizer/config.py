@@ -71,7 +71,11 @@ class TokenizerConfig:
         return prod(self.levels) if self.quantizer == "fsq" else self.codebook_size
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of codes for frames of `height` x `width` pixels; UserError where they do not divide."""
+        """Rows and columns of codes for frames of `height` x `width` pixels; UserError where they do not divide.
+
+        >>> TokenizerConfig(downsampling=8).grid(64, 128)
+        (8, 16)
+        """
         for name, size in (("height", height), ("width", width)):
             if size < self.downsampling or size % self.downsampling:
                 expected = f"expected a multiple of the tokenizer's downsampling {self.downsampling}"
@@ -115,6 +119,8 @@ class TokenizerTrainConfig:
     """Folder for the model, its checkpoints, logs and report; refused if it exists, unless --resume or --overwrite is given."""
     init_from: str | None = None
     """Folder of a trained tokenizer of the same shape to fine-tune."""
+    from_run: str | None = None
+    """Folder of a training to make again: the settings in its run.json take the place of the defaults; name another --output."""
     resume: bool = False
     """Continue from the newest checkpoint in the output folder."""
     overwrite: bool = False
