@@ -8,7 +8,7 @@ from tokenizer.muon import Muon
 
 
 def build_optimizer(model: nn.Module, config: LoopConfig, *, bf16: bool) -> torch.optim.Optimizer:
-    """Weight decay on matrices and convolutions alone; only these are orthogonalised by Muon (in bf16 if so told), embeddings are tables of rows."""
+    """Weight decay on matrices and convolutions alone; only these go through Muon (in bf16 if so told), embeddings are tables of rows."""
     embeddings = {id(m.weight) for m in model.modules() if isinstance(m, nn.Embedding)}
     maps = {id(m.weight) for m in model.modules() if isinstance(m, (nn.Linear, nn.Conv2d))}
     trained = [p for p in model.parameters() if p.requires_grad]

@@ -28,6 +28,7 @@ from worldgpt.own_history import with_own_history
 from worldgpt.pipeline import WorldGPTPipeline, load_world_model
 from worldgpt.plan import advice
 from worldgpt.samples import sample_sheet
+from worldgpt.token_table import TokenTable
 from worldgpt.transfer import load_matching, text_of
 from worldgpt.windows import AnchorPlan, WindowReader, corrupt, model_batch
 
@@ -64,8 +65,9 @@ class WorldTask:
         return loss, {**parts, "bits_per_frame": parts["frame_nats"] * codes / float(np.log(2))}
 
     def evaluate(self) -> dict[str, float]:
-        for table in self.model._tables():
-            table._kept = None  # sharded weights come together anew each time, where a table cannot see that they have changed
+        for table in self.model.embedding.modules():
+            if isinstance(table, TokenTable):
+                table.forget()  # sharded weights come together anew each time, where a table cannot see that they have changed
         return teacher_forcing(self.model, self.held_out, self.config.loop.batch_size)
 
     def baselines(self) -> dict[str, dict[str, float]]:
