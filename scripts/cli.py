@@ -217,11 +217,14 @@ def _lengthened(argv: list[str], settings: type) -> list[str]:
 
 
 def _paths(settings: type, prefix: str = "") -> list[str]:
-    """Names of all fields, nested ones with their path."""
-    found, hints = [], typing.get_type_hints(settings)
+    """Names of all fields as flags know them: nested ones with their path, less what is annotated with an empty name."""
+    found, hints = [], typing.get_type_hints(settings, include_extras=True)
     for field in dataclasses.fields(settings):
-        inner = hints[field.name]
-        found += _paths(cast(type, inner), f"{prefix}{field.name}.") if dataclasses.is_dataclass(inner) else [f"{prefix}{field.name}"]
+        hint = hints[field.name]
+        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+        unnamed = any(getattr(mark, "name", None) == "" for mark in getattr(hint, "__metadata__", ()))
+        below = prefix if unnamed else f"{prefix}{field.name}."
+        found += _paths(cast(type, inner), below) if dataclasses.is_dataclass(inner) else [f"{prefix}{field.name}"]
     return found
 
 
