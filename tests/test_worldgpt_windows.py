@@ -204,7 +204,7 @@ def test_neighbours_differ_in_one_digit_by_one_level() -> None:
     assert (moved.max((1, 2, 3)) == 1).all()
     assert moved.sum(0).mean() == pytest.approx(0.5, abs=0.05)
     plain = Layout.build({"front": (4, 4)}, 60, (), (), 1)
-    with pytest.raises(UserError, match="history.kind"):
+    with pytest.raises(UserError, match="history kind"):
         corrupt(windows, plain, HistoryConfig(kind="neighbour"), NONE, np.random.default_rng(0))
 
 

@@ -71,7 +71,11 @@ class TokenizerConfig:
         return prod(self.levels) if self.quantizer == "fsq" else self.codebook_size
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of codes for frames of `height` x `width` pixels; UserError where they do not divide."""
+        """Rows and columns of codes for frames of `height` x `width` pixels; UserError where they do not divide.
+
+        >>> TokenizerConfig(downsampling=8).grid(64, 128)
+        (8, 16)
+        """
         for name, size in (("height", height), ("width", width)):
             if size < self.downsampling or size % self.downsampling:
                 expected = f"expected a multiple of the tokenizer's downsampling {self.downsampling}"
@@ -115,14 +119,14 @@ class TokenizerTrainConfig:
     """Folder for the model, its checkpoints, logs and report; refused if it exists, unless --resume or --overwrite is given."""
     init_from: str | None = None
     """Folder of a trained tokenizer of the same shape to fine-tune."""
+    from_run: str | None = None
+    """Folder of a training to make again: the settings in its run.json take the place of the defaults; name another --output."""
     resume: bool = False
     """Continue from the newest checkpoint in the output folder."""
     overwrite: bool = False
     """Replace the output folder."""
     flip: bool = True
     """Mirror half of the training frames left to right."""
-    coarse_share: float = 0.0
-    """FSQ: share of the training frames made from the first half of each code's digits alone: these then hold the picture, the others detail."""
     evaluation_frames: int = 1024
     """Held-out frames for the figures, in runs of consecutive frames; the share of unchanged codes needs those."""
     tokenizer: TokenizerConfig = field(default_factory=TokenizerConfig)
@@ -141,7 +145,9 @@ def presets() -> dict[str, TokenizerTrainConfig]:
     gaia = TokenizerConfig(16, encoder_width=128, encoder_depth=2, decoder_width=192, decoder_depth=4, levels=(8, 8, 8, 4, 4))
     return {
         "demo": TokenizerTrainConfig(tokenizer=TokenizerConfig(levels=(4, 4, 4, 4)), loop=demo),
-        "small": TokenizerTrainConfig(tokenizer=TokenizerConfig(decoder_depth=3, levels=(4, 4, 4, 4, 4, 4)), loop=small),
+        "small": TokenizerTrainConfig(
+            tokenizer=TokenizerConfig(encoder_depth=2, decoder_depth=3, levels=(4,) * 12), losses=LossConfig(hard=16.0), loop=small
+        ),
         "base": TokenizerTrainConfig(tokenizer=base, loop=big),
         "large": TokenizerTrainConfig(tokenizer=base, loop=big),
         "gaia": TokenizerTrainConfig(tokenizer=gaia, loop=replace(big, steps=100_000)),

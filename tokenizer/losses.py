@@ -55,8 +55,8 @@ def detail_weight(true: Tensor, strength: float) -> Tensor:
 
 
 def hard_weight(made: Tensor, true: Tensor, strength: float) -> Tensor:
-    """(B, 1, H, W), no gradient: 0 where the frame is right, up to `strength` where 3x3 pixels are off by HARD_FULL: rare things come
-    out worst, and a mean over all pixels hardly knows of them."""
+    """(B, 1, H, W), no gradient: rises with the error, up to `strength` where 3x3 pixels are off by HARD_FULL: rare
+    things come out worst, and a mean over all pixels hardly knows of them."""
     error = reduce((made.detach() - true).abs(), "b c h w -> b 1 h w", "mean")
     around = F.avg_pool2d(F.pad(error, [1] * 4, mode="replicate"), 3, stride=1)
     return strength * (around / HARD_FULL).clamp(max=1)

@@ -91,15 +91,10 @@ class FrameTokenizer(PreTrainedModel):
         """Rows and columns of codes for frames of this size; UserError where it does not divide."""
         return self.shape.grid(height, width)
 
-    def forward(self, frames: Tensor, coarse: int = 0) -> Reconstruction:
-        """frames (B, H, W, 3) uint8 -> their reconstruction, with gradients; the first `coarse` ones from half of each code's digits."""
+    def forward(self, frames: Tensor) -> Reconstruction:
+        """frames (B, H, W, 3) uint8 -> their reconstruction, with gradients."""
         quantized = self.quantizer(self.encoder(to_signal(frames)))
-        values = quantized.values
-        if coarse:
-            kept = torch.ones(len(values), values.shape[1], 1, 1, device=values.device)
-            kept[:coarse, values.shape[1] // 2 :] = 0
-            values = values * kept
-        return Reconstruction(self.decoder(values), quantized.codes, quantized.loss)
+        return Reconstruction(self.decoder(quantized.values), quantized.codes, quantized.loss)
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:

@@ -110,7 +110,7 @@ class Real(Policy):
 
 class Keyframe(Policy):
     """Keeps the newest step every n steps, and pins two of those kept: the first (the context's last step, or where there is none the
-    third dreamed one), and of the others that have left the window the one whose codes look most like the present, for each world by itself.
+    third dreamed one), and for each world that one of the others past the window whose codes look most like the present.
     """
 
     name = "keyframe"
@@ -217,7 +217,7 @@ POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (NoAnchor
 
 
 def parse_policy(text: str) -> Policy:
-    """From `none`, `every_n:20`, `keyframe:20`, `on_drift:1.3`, `future:30`, `real:50`; the number may be left out. UserError for anything else."""
+    """From `none`, `every_n:20`, `keyframe:20`, `on_drift:1.3`, `future:30`, `real:50`; the number may be left out. Else UserError."""
     name, colon, number = text.partition(":")
     if name not in POLICIES or (colon and name == "none"):
         raise UserError(f"--reanchor: expected one of {', '.join(POLICIES)}, with a number as in every_n:20, got {text!r}")
@@ -232,6 +232,7 @@ def parse_policy(text: str) -> Policy:
     return POLICIES[name](value)  # type: ignore[call-arg]
 
 
+@torch.inference_mode()
 def appearance(rollout: Rollout, tokens: Tensor) -> Tensor:
     """(B, F) of length 1: the mean vectors of the codes of each row of the frames of tokens (B, J)."""
     parts = []

@@ -49,7 +49,7 @@ class HistoryConfig:
     self_rollout_passes: int = 1
     """Draws, each on top of the one before: after n of them a step looks as after a rollout of n steps."""
     anchors: float = 0.0
-    """Share of updates whose windows hold anchors: one or two other steps of the drive, before the rest; needed by `keyframe` and `future`."""
+    """Share of updates whose windows begin with anchors, one or two other steps of the drive; `keyframe` and `future` need it."""
     future: float = 0.3
     """Share of those whose anchor lies ahead, a goal; else it lies behind."""
     reach: int = 90
@@ -76,6 +76,8 @@ class WorldTrainConfig:
     """Folder to write to."""
     init_from: str | None = None
     """Checkpoint to fine-tune: what matches by name and shape is loaded, the rest starts fresh."""
+    from_run: str | None = None
+    """Folder of a training to make again: the settings in its run.json take the place of the defaults; name another --output."""
     resume: bool = False
     """Go on from the newest checkpoint in the output folder."""
     overwrite: bool = False
@@ -102,21 +104,25 @@ class WorldTrainConfig:
 
 
 def presets() -> dict[str, WorldTrainConfig]:
-    """Sizes to pick from; parameters and positions are for 8x16 codes, two telemetry channels and two actions.
+    """Sizes to pick from; parameters and positions are for 8x16 codes, two telemetry channels and two actions. Memory is measured for the
+    first two and planned for the others (scripts/plan.py), in bf16.
 
     | preset | parameters | positions in the window | memory to train | made for |
     | --- | --- | --- | --- | --- |
     | demo  | 5 M   | 5 x 136   | 2 GiB   | 5 minutes on two CPU cores |
     | small | 7 M   | 6 x 136   | 2 GiB   | an hour on two CPU cores, or a few minutes on a GPU |
-    | base  | 300 M | 16 x 136  | 24 GiB  | one GPU |
-    | large | 1 B   | 16 x 136  | 40 GiB  | one to eight GPUs |
-    | gaia  | 6.5 B | 26 x 584  | 120 GiB a GPU, sharded | many GPUs; 18x32 codes (frames of 288x512) |
+    | base  | 314 M | 16 x 136  | 50 GiB  | one GPU |
+    | large | 1 B   | 16 x 136  | 60 GiB with half the batch and twice the accumulation | one to eight GPUs |
+    | gaia  | 6.6 B | 26 x 584  | 31 GiB a GPU, sharded over 64 | many GPUs; 18x32 codes (frames of 288x512) |
 
     What two cores can compute in an hour is best spent on few parameters and many tokens: hence `small` is small.
     """
     return {
         "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(240, 8, 3e-3, 20, 0.97)),
-        "small": _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(1300, 8, 3e-3, 60, 0.99)),
+        "small": replace(
+            _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(1200, 8, 3e-3, 60, 0.99)),
+            history=HistoryConfig(corruption=0.3, anchors=0.15),
+        ),
         "base": _preset(
             ModelConfig(width=1024, layers=24, heads=8, mlp_width=2752, context_steps=16, code_width=128),
             _loop(50_000, 16, 1e-3, 1000, 0.9995),
@@ -125,9 +131,12 @@ def presets() -> dict[str, WorldTrainConfig]:
             ModelConfig(width=1792, layers=26, heads=14, mlp_width=4864, context_steps=16, code_width=256),
             _loop(100_000, 16, 6e-4, 2000, 0.9999, accumulate=4),
         ),
-        "gaia": _preset(
-            ModelConfig(width=4096, layers=32, heads=32, mlp_width=11008, context_steps=26, code_width=256),
-            replace(_loop(100_000, 1, 1e-4, 2500, 0.9999, accumulate=2), optimizer="adamw"),
+        "gaia": replace(
+            _preset(
+                ModelConfig(width=4096, layers=32, heads=32, mlp_width=11008, context_steps=26, code_width=256),
+                replace(_loop(100_000, 1, 1e-4, 2500, 0.9999, accumulate=2), optimizer="adamw"),
+            ),
+            activation_checkpointing=True,
         ),
     }
 

@@ -87,7 +87,13 @@ class Layout:
         prompt_tokens: int,
         levels: tuple[int, ...] = (),
     ) -> "Layout":
-        """Layout of cameras {name: (h, w)} that share one codebook (of such `levels`), and of channels with a codebook each."""
+        """Layout of cameras {name: (h, w)} that share one codebook (of such `levels`), and of channels with a codebook each.
+
+        >>> speed = ChannelSpec("speed_mps", "m/s", 0.0, 40.0)
+        >>> layout = Layout.build({"front": (8, 16)}, 256, (speed,), (), prompt_tokens=4)
+        >>> layout.tokens_per_step, layout.positions_per_step, layout.spans["telemetry/speed_mps"]
+        (129, 133, slice(128, 129, None))
+        """
         streams = [Stream(f"camera/{name}", "frame", "frame", *grid) for name, grid in grids.items()]
         streams += [Stream(f"telemetry/{c.name}", "telemetry", c.name) for c in telemetry]
         streams += [Stream(f"action/{c.name}", "action", c.name) for c in actions]

@@ -1,8 +1,8 @@
 """The model's own draws in the place of the true past: what training shows so that a rollout's mistakes are nothing new.
 
-All steps of a window are drawn at once, each from what the model makes of the true past (Bengio et al. 2015, scheduled sampling; in parallel
-as Mihaylova & Martins 2019). Drawn again on top of that, a step stands on a past that is drawn itself: after n passes it looks as after a
-rollout of n steps, for n forward passes in the place of n times J.
+All steps of a window are drawn at once, each from what the model makes of the true past (scheduled sampling, Bengio et al. 2015; in
+parallel, Mihaylova & Martins 2019). Drawn again on top of that, a step stands on a past that is drawn itself: after n passes it looks
+as after a rollout of n steps, for n forward passes in the place of n times J.
 Axes: B windows, T steps, J tokens a step, V ids of a part.
 """
 

@@ -114,7 +114,7 @@ class Rollout:
 
     @torch.inference_mode()
     def anchor(self, tokens: Tensor, away: Tensor) -> None:
-        """Pin anchor steps (B, A, J), `away` (B, A) steps from the next one (behind: below 0), in the place of those before; all is read anew.
+        """Pin anchor steps (B, A, J), `away` (B, A) steps from the next one (below 0: behind), in place of former ones; all is read anew.
 
         They stand under the prompts that hold now. The window gives up as many of the steps held as it needs; one at least must be held.
         """

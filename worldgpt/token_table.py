@@ -62,6 +62,10 @@ class TokenTable(nn.Module):
             self._kept = state, self._vectors(self.shared)
         return self._kept[1]
 
+    def forget(self) -> None:
+        """Work the vectors out anew when they are next asked for."""
+        self._kept = None
+
     def _vectors(self, weights: Tensor) -> Tensor:
         shared = self.features(weights.device).to(weights.dtype) @ weights
         return self.rows.weight + F.pad(shared, (0, 0, 0, 1))

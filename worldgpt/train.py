@@ -12,9 +12,11 @@ from torch import Tensor
 
 from conditioning.text import fit_text_encoder
 from data.errors import UserError
-from data.folder import read_json, write_json
+from data.folder import write_json
 from tokenizer.loop import keyed_rng, run_loop
 from tokenizer.model import FrameTokenizer
+from tokenizer.parallel import processes, shards
+from tokenizer.run_record import check_identity
 from worldgpt.baselines import fit_baselines
 from worldgpt.config import WorldTrainConfig
 from worldgpt.evaluate.teacher_forcing import baseline_figures, batch_nats, teacher_forcing
@@ -22,10 +24,12 @@ from worldgpt.layout import Layout
 from worldgpt.loss import total_loss
 from worldgpt.mixture import Mixture
 from worldgpt.model import WorldGPT, WorldGPTConfig
-from worldgpt.pipeline import WorldGPTPipeline, load_world_model
-from worldgpt.samples import sample_sheet
-from worldgpt.transfer import load_matching, text_of
 from worldgpt.own_history import with_own_history
+from worldgpt.pipeline import WorldGPTPipeline, load_world_model
+from worldgpt.plan import advice
+from worldgpt.samples import sample_sheet
+from worldgpt.token_table import TokenTable
+from worldgpt.transfer import load_matching, text_of
 from worldgpt.windows import AnchorPlan, WindowReader, corrupt, model_batch
 
 BASELINE_ROWS = 200_000
@@ -61,6 +65,9 @@ class WorldTask:
         return loss, {**parts, "bits_per_frame": parts["frame_nats"] * codes / float(np.log(2))}
 
     def evaluate(self) -> dict[str, float]:
+        for table in self.model.embedding.modules():
+            if isinstance(table, TokenTable):
+                table.forget()  # sharded weights come together anew each time, where a table cannot see that they have changed
         return teacher_forcing(self.model, self.held_out, self.config.loop.batch_size)
 
     def baselines(self) -> dict[str, dict[str, float]]:
@@ -68,6 +75,12 @@ class WorldTask:
         layout = self.model.layout
         sizes = [layout.codebook(s).parts for s in layout.streams for _ in range(s.tokens)]
         return baseline_figures(fit_baselines(self.training.rows(BASELINE_ROWS), sizes), self.held_out, self.model)
+
+    def score(self, figures: Mapping[str, float]) -> float:
+        return figures["frame_nats"]
+
+    def advice(self, memory: int) -> str:
+        return advice(self.config, self.model.layout, memory, shards=shards(), bf16=self.config.loop.precision != "fp32")
 
     def save(self, folder: Path) -> None:
         WorldGPTPipeline(self.model, self.tokenizer).save_pretrained(folder)
@@ -129,32 +142,20 @@ def check_tokenizer(tokenizer: FrameTokenizer, manifest: Any, folder: str) -> No
         raise UserError(f"{folder}: the tokenizer was not trained on camera {missing[0]!r} (only on {', '.join(trained.cameras)})")
 
 
-def check_resume(output: Path, mixture: Mixture) -> None:
-    """UserError where the training in `output` saw frames through another tokenizer: its codes mean something else."""
-    if not (output / "run.json").exists():
-        return
-    trained = read_json(output / "run.json").get("tokenizer_hash")
-    if trained != mixture.tokenizer_hash:
-        told = f"{output}: was trained with tokenizer {trained}, the one given is {mixture.tokenizer_hash}"
-        raise UserError(f"{told}; --resume needs the same")
-
-
 def train_worldgpt(config: WorldTrainConfig, mixture: Mixture, tokenizer: FrameTokenizer | None, output: Path) -> dict[str, Any]:
     """Train, evaluate against baselines, write `output`; returns the report (empty on all processes but the first)."""
-    from accelerate import PartialState
-
-    began, processes = time.time(), PartialState()
+    began, state = time.time(), processes()
+    description = {"config": asdict(config), "data_hash": mixture.data_hash, "tokenizer_hash": mixture.tokenizer_hash}
     if config.resume:
-        check_resume(output, mixture)
+        check_identity(output, description)  # before a model is built
     source = load_world_model(Path(config.init_from)) if config.init_from is not None else None
     model = build_model(config, mixture, source)
     model.activation_checkpointing = config.activation_checkpointing
     if source is not None:
-        processes.print(f"{config.init_from}: {load_matching(model, source)}")
+        state.print(f"{config.init_from}: {load_matching(model, source)}")
     task = WorldTask(config, model, mixture, tokenizer)
-    description = {"config": asdict(config), "data_hash": mixture.data_hash, "tokenizer_hash": mixture.tokenizer_hash}
     figures = run_loop(task, config.loop, output, resume=config.resume, description=description)
-    if not processes.is_main_process:
+    if not state.is_main_process:
         return {}
     windows = len(task.held_out.tokens)
     report = {"held_out": figures, "baselines": task.baselines(), "seconds": round(time.time() - began), "windows": windows}

@@ -161,7 +161,9 @@ def _code_columns(grids: Mapping[str, tuple[int, int]]) -> dict[str, slice]:
 def _joined(parts: list[Windows]) -> Windows:
     tokens, before = (np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "before"))
     times = [part.times for part in parts if part.times is not None]
-    return Windows(tokens, [row for part in parts for row in part.captions], before, parts[0].anchors, np.concatenate(times) if times else None)
+    return Windows(
+        tokens, [row for part in parts for row in part.captions], before, parts[0].anchors, np.concatenate(times) if times else None
+    )
 
 
 def corrupt(windows: Windows, layout: Layout, history: HistoryConfig, dropout: DropoutConfig, rng: np.random.Generator) -> Windows:
@@ -213,7 +215,7 @@ def _neighbours(steps: np.ndarray, layout: Layout, rng: np.random.Generator) -> 
     for stream in layout.of_kind("frame"):
         span, levels = layout.spans[stream.name], np.array(layout.codebook(stream).levels)
         if not len(levels):
-            raise UserError("history.kind: 'neighbour' needs codes with digits (FSQ); take 'uniform' or 'own'")
+            raise UserError("history kind 'neighbour' needs codes with digits (FSQ); take 'uniform' or 'own'")
         worth = np.concatenate([[1], np.cumprod(levels)[:-1]])
         digit = rng.integers(len(levels), size=others[..., span].shape)
         value = others[..., span] // worth[digit] % levels[digit]
