@@ -21,7 +21,7 @@ def split_model() -> WorldGPT:
         torch.manual_seed(1)
         split = WorldGPT(WorldGPTConfig(**{**model.config.to_dict(), "layout": layout.to_dict()}))
         for p in split.parameters():
-            torch.nn.init.normal_(p, std=0.2)
+            torch.nn.init.normal_(p, std=0.1)  # logits within 50, as trained models have them
     assert len(split.table(layout.streams[0]).sizes) == 2
     return split.double().eval()
 
@@ -70,7 +70,7 @@ def test_decoder_equals_model(model: WorldGPT, chunk: int) -> None:
             told: list[torch.Tensor] = []
             table = model.table(layout.pieces(token, token + 1)[0][0])
             for part in table.split(tokens[:, i, token]):
-                ours, theirs = decoder.logits(found[0][:, 0] if token == 0 else expected[token], token, told), model.logits(expected[token], token, told)
+                ours, theirs = decoder.logits(expected[token], token, told), model.logits(expected[token], token, told)
                 torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
                 told.append(part)
     for name in ("raw_keys", "keys", "values"):
@@ -80,7 +80,7 @@ def test_decoder_equals_model(model: WorldGPT, chunk: int) -> None:
 @torch.no_grad()
 def test_logits_in_float32_are_those_of_the_model() -> None:
     model = split_model().float()
-    prompts, seen = random_prompts(model, 2), model.embedding.unseen(2)
+    prompts, seen = random_prompts(model, 2), model.embedding.unseen(2).clone()
     seen[:, -1] = random_tokens(model.layout, 2)
     expected, cache = plain_step(model, seen, prompts, model.new_cache(2)), model.new_cache(2)
     decoder = StepDecoder(model)
@@ -93,7 +93,7 @@ def test_logits_in_float32_are_those_of_the_model() -> None:
 @torch.no_grad()
 def test_what_is_read_and_not_kept_leaves_no_trace(model: WorldGPT) -> None:
     layout = model.layout
-    tokens, prompts, seen = random_tokens(layout, 2), random_prompts(model, 2), model.embedding.unseen(2)
+    tokens, prompts, seen = random_tokens(layout, 2), random_prompts(model, 2), model.embedding.unseen(2).clone()
     decoder, outcomes = StepDecoder(model), []
     for wrong in (False, True):
         step = decoder.begin(seen, prompts, model.new_cache(2))

@@ -8,7 +8,7 @@ import torch
 
 from data.errors import UserError
 from worldgpt.layout import Stream
-from worldgpt.sampling import SamplingConfig, SamplingPlan, draw, keyed_uniforms, probabilities
+from worldgpt.sampling import SamplingConfig, SamplingPlan, draw, draw_with_nats, keyed_uniforms, nats_of, probabilities
 
 CONFIGS = [
     SamplingConfig(),
