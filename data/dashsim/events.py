@@ -44,7 +44,15 @@ LOWEST_FPS = 5.0
 """Nothing is staged at fewer frames a second: a cut-in would be over in a few of them."""
 
 _WEIGHTS: dict[Road, dict[Event, float]] = {
-    "highway": {"exit": 3, "pass_exit": 1.5, "cut_in_left": 1, "cut_in_right": 1, "hard_brake": 0.7, "change_left": 0.6, "change_right": 0.6},
+    "highway": {
+        "exit": 3,
+        "pass_exit": 1.5,
+        "cut_in_left": 1,
+        "cut_in_right": 1,
+        "hard_brake": 0.7,
+        "change_left": 0.6,
+        "change_right": 0.6,
+    },
     "merge": {"cut_in_left": 1.5, "cut_in_right": 1.5, "hard_brake": 1, "change_left": 0.8, "change_right": 0.8},
     "two_way": {"hard_brake": 1},
     "roundabout": {"turn_left": 1, "turn_right": 1, "go_straight": 1},
@@ -56,9 +64,9 @@ _WEIGHTS: dict[Road, dict[Event, float]] = {
 
 def draw_event(road: Road, traffic: Sequence[Traffic], duration_s: float, rng: np.random.Generator) -> Event | None:
     """An event that the road, one of the densities of traffic and the length of the drive allow; None where there is none."""
-    impossible = OF_OTHERS if set(traffic) <= {"none"} else frozenset()
-    impossible |= {event for event in EVENTS if duration_s < _TAKES_S.get((road, event), SHORTEST_DRIVE_S)}
-    weights = {event: weight for event, weight in _WEIGHTS[road].items() if event not in impossible}
+    impossible: frozenset[Event] = OF_OTHERS if set(traffic) <= {"none"} else frozenset()
+    impossible |= frozenset[Event](event for event in EVENTS if duration_s < _TAKES_S.get((road, event), SHORTEST_DRIVE_S))
+    weights: dict[Event, float] = {event: weight for event, weight in _WEIGHTS[road].items() if event not in impossible}
     if not weights:
         return None
     shares = np.array(list(weights.values()))
