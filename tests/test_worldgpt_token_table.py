@@ -4,7 +4,7 @@ import torch
 from torch.nn import functional as F
 from vector_quantize_pytorch import FSQ
 
-from worldgpt.token_table import TokenTable
+from worldgpt.token_table import SplitTable, TokenTable, token_table
 
 
 def table(*, ordered: bool) -> TokenTable:
@@ -78,3 +78,28 @@ def test_vectors_are_kept_until_a_weight_changes() -> None:
         one.shared.copy_(torch.zeros_like(one.shared))
         torch.testing.assert_close(one.vectors(), one.rows.weight.detach())
         assert one.double().vectors().dtype == torch.float64
+
+
+def test_large_codebooks_are_told_in_halves() -> None:
+    assert isinstance(token_table(4096, 8, 16, (4,) * 6), TokenTable)
+    assert isinstance(token_table(50_000, 8, 16), TokenTable)  # ids without digits cannot be halved
+    one = token_table(4**12, 8, 16, (4,) * 12)
+    assert isinstance(one, SplitTable) and one.sizes == (4096, 4096)
+
+
+@torch.no_grad()
+def test_a_halved_id_is_its_parts_and_its_chances_sum_to_one() -> None:
+    torch.manual_seed(0)
+    one = SplitTable(8, 16, ((3, 4), (5,)))
+    ids = torch.arange(61)  # the last is NULL
+    first, second = one.split(ids)
+    assert torch.equal(one.join((first, second))[:-1], ids[:-1])
+    assert (first[-1], second[-1]) == (12, 5)
+    torch.testing.assert_close(one(ids), one.first(first) + one.second(second))
+    levels = FSQ(levels=[3, 4, 5]).indices_to_codes(ids[:-1])
+    parts = [FSQ(levels=part).indices_to_codes(half[:-1]) for part, half in (([3, 4], first), ([5], second))]
+    torch.testing.assert_close(torch.cat(parts, dim=-1), levels)
+    hidden = torch.randn(16)
+    chances = one.logits(hidden).softmax(-1)[:, None] * one.logits(hidden.expand(12, -1), [torch.arange(12)]).softmax(-1)
+    assert abs(float(chances.sum()) - 1) < 1e-5
+    assert (chances / chances.sum(1, keepdim=True)).std(0).max() > 1e-4  # the second half depends on the first

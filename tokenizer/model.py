@@ -143,7 +143,7 @@ class FrameTokenizer(SafePretrained):
 
         transformers asks for those modules alone that own such a buffer, hence the question for the library's module.
         """
-        if module is self.quantizer.library:
+        if any(module is library for library in self.quantizer.libraries):
             self.quantizer.refill_buffers()
 
 

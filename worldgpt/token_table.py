@@ -1,9 +1,12 @@
 """A codebook as the model knows it: one vector an id, used for what comes in and for what goes out alike.
 
 Sharing the vectors (Press & Wolf 2017) lets the model learn "the same as there" for all ids at once instead of id by id.
+An id of a very large codebook is told in two parts, the second once the first is known: two small softmaxes in the place of an
+impossible one.
 Axes: V ids, NULL not counted; C width of a vector, D width of the model, K shared features.
 """
 
+from collections.abc import Sequence
 from math import prod
 from typing import Any
 
@@ -11,12 +14,16 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from tokenizer.config import code_parts
+
 WAVES = 32
 """Slowest cosines over a digit's range that its levels share."""
 
 
 class TokenTable(nn.Module):
     """Vectors of V + 1 ids (the last is NULL), and logits over the V that can come out.
+
+    What `SplitTable` does part by part, this does at once: its ids have one part.
 
     Ids that are numbers with ordered digits (bins of a channel, codes of FSQ) share what is learned: their vectors are smooth waves over
     the range of each digit, plus a correction an id.
@@ -55,6 +62,10 @@ class TokenTable(nn.Module):
             self._kept = state, self._vectors(self.shared)
         return self._kept[1]
 
+    def forget(self) -> None:
+        """Work the vectors out anew when they are next asked for."""
+        self._kept = None
+
     def _vectors(self, weights: Tensor) -> Tensor:
         shared = self.features(weights.device).to(weights.dtype) @ weights
         return self.rows.weight + F.pad(shared, (0, 0, 0, 1))
@@ -72,7 +83,63 @@ class TokenTable(nn.Module):
         """(...) -> (..., C)."""
         return F.embedding(ids, self.vectors())
 
-    def logits(self, hidden: Tensor) -> Tensor:
-        """(..., D) -> (..., V)."""
+    def logits(self, hidden: Tensor, told: Sequence[Tensor] = ()) -> Tensor:
+        """(..., D) -> (..., V); an id of one part has nothing `told` before."""
+        assert not told
         vectors = self.vectors()[:-1]
         return F.linear(self.out(hidden) * vectors.shape[-1] ** 0.5, vectors, self.bias)
+
+    def split(self, ids: Tensor) -> list[Tensor]:
+        """An id's parts."""
+        return [ids]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        """The id that has these parts."""
+        (ids,) = parts
+        return ids
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Number of ids of each part."""
+        return (self.size,)
+
+
+class SplitTable(nn.Module):
+    """The same for ids told in two parts: id = first + V1 * second. A vector is the sum of its parts' vectors."""
+
+    def __init__(self, code_width: int, width: int, levels: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+        super().__init__()
+        self.first, self.second = (TokenTable(prod(part), code_width, width, part) for part in levels)
+        self.size = self.first.size * self.second.size
+        self.meet = nn.Linear(width + code_width, width, bias=False)
+        self.refine = nn.Linear(width, width, bias=False)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        """(...) -> (..., C)."""
+        first, second = self.split(ids)
+        return self.first(first) + self.second(second)
+
+    def logits(self, hidden: Tensor, told: Sequence[Tensor] = ()) -> Tensor:
+        """Hidden states (..., D) -> logits of the first part (..., V1), or, with the first part (...) `told`, of the second (..., V2)."""
+        if not told:
+            return self.first.logits(hidden)
+        met = self.meet(torch.cat([hidden, self.first(told[0])], dim=-1))
+        return self.second.logits(hidden + self.refine(F.silu(met)))
+
+    def split(self, ids: Tensor) -> list[Tensor]:
+        """First and second part; those of NULL are each part's NULL."""
+        return [torch.where(ids == self.size, self.first.size, ids % self.first.size), ids // self.first.size]
+
+    def join(self, parts: Sequence[Tensor]) -> Tensor:
+        first, second = parts
+        return first + self.first.size * second
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        return self.first.size, self.second.size
+
+
+def token_table(size: int, code_width: int, width: int, levels: tuple[int, ...] = ()) -> TokenTable | SplitTable:
+    """The table that a codebook of this size needs."""
+    parts = code_parts(levels) if levels else ()
+    return SplitTable(code_width, width, (parts[0], parts[1])) if len(parts) == 2 else TokenTable(size, code_width, width, levels)
