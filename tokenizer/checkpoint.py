@@ -41,6 +41,7 @@ LARGEST = 1 << 16
 """Largest number in a config.json, if the model's `limits` name no other for its field."""
 _LONGEST = 4096
 """Most characters of a text, and entries of a list or mapping, in a config.json."""
+_ANY_ACCESS = Access()
 Model = TypeVar("Model", bound="SafePretrained")
 
 
@@ -116,7 +117,7 @@ class SafePretrained(PreTrainedModel):
         for name, tensor in expected.items():
             there = declared[name]
             if there.shape != tuple(tensor.shape) or _is_float(there) != tensor.is_floating_point():
-                told = f"expected {tuple(tensor.shape)}, got {there.dtype} {str(there.shape):.80}"
+                told = f"expected {tuple(tensor.shape)}, got {there.dtype} {there.shape!s:.80}"
                 raise UserError(f"{folder}: the weights do not fit {CONFIG}, first at {name!r}: {told}")
 
     @classmethod
@@ -136,7 +137,7 @@ def load_checkpoint(model: type[Model], name: str | Path, **options: Any) -> Mod
     return loaded.eval()
 
 
-def checkpoint_folder(name: str | Path, kind: str, subfolders: Sequence[str], access: Access = Access()) -> Path:
+def checkpoint_folder(name: str | Path, kind: str, subfolders: Sequence[str], access: Access = _ANY_ACCESS) -> Path:
     """The folder `name`, or, where it is user/name, one of the Hub's cache with the checkpoints in `subfolders` ("": the root).
 
     The first subfolder must be there, the others may. UserError where there is neither, or the repository holds what may not be loaded.
@@ -188,7 +189,7 @@ def check_numbers(value: Any, limits: Mapping[str, int], path: Path, name: str =
         for item in value:
             check_numbers(item, limits, path, name, limit)
     elif isinstance(value, (int, float)) and not -limit <= value <= limit:  # NaN too
-        raise UserError(f"{path}: {name:.80} expected at most {limit:,}, got {str(value):.40}")
+        raise UserError(f"{path}: {name:.80} expected at most {limit:,}, got {value!s:.40}")
     if isinstance(value, (dict, list, str)) and len(value) > _LONGEST:
         raise UserError(f"{path}: {name:.80} expected at most {_LONGEST:,} entries or letters, got {len(value):,}")
 

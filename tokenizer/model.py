@@ -106,9 +106,9 @@ class FrameTokenizer(SafePretrained):
         shape = config.shape()
         if shape.vocabulary > MOST_CODES:
             raise UserError(f"{folder}: tokenizer.levels expected at most {MOST_CODES:,} codes, got {shape.vocabulary:,}")
-        codebook = declared.get("quantizer.library._codebook.embed")
+        codebook = declared.get("quantizer.libraries.0._codebook.embed")
         if shape.quantizer == "vq" and (codebook is None or codebook.shape != (1, shape.codebook_size, shape.code_dim)):
-            there = "none" if codebook is None else f"one of {str(codebook.shape):.80}"
+            there = "none" if codebook is None else f"one of {codebook.shape!s:.80}"
             raise UserError(f"{folder}: the weights do not fit config.json, expected a codebook of {shape.codebook_size}, got {there}")
 
     def forward(self, frames: Tensor) -> Reconstruction:

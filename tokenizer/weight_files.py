@@ -11,7 +11,7 @@ import struct
 from dataclasses import dataclass
 from math import prod
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from data.errors import UserError
 
@@ -25,8 +25,10 @@ _PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle")
 _STEERING = re.compile(r"adapter_config\.json|shard-\d+-.*\.safetensors|\.metadata")
 """Files by which transformers would load something else than the weights that are looked at here."""
 _BITS = {
-    **{"BOOL": 8, "U8": 8, "I8": 8, "U16": 16, "I16": 16, "U32": 32, "I32": 32, "U64": 64, "I64": 64},
-    **{"F16": 16, "BF16": 16, "F32": 32, "F64": 64},
+    **dict.fromkeys(("BOOL", "U8", "I8"), 8),
+    **dict.fromkeys(("U16", "I16", "F16", "BF16"), 16),
+    **dict.fromkeys(("U32", "I32", "F32"), 32),
+    **dict.fromkeys(("U64", "I64", "F64"), 64),
 }
 
 
@@ -131,15 +133,14 @@ def read_header(path: Path) -> dict[str, Declared]:
 
 
 def _declared(name: str, value: Any, path: Path) -> tuple[Declared, tuple[int, int]]:
-    dtype, shape, offsets = (value.get(key) if isinstance(value, dict) else None for key in ("dtype", "shape", "data_offsets"))
+    told: dict[str, Any] = value if isinstance(value, dict) else {}
+    dtype, shape, offsets = (cast(Any, told.get(key)) for key in ("dtype", "shape", "data_offsets"))
     if not (isinstance(dtype, str) and dtype in _BITS and _counts(shape) and len(shape) <= 8 and _counts(offsets) and len(offsets) == 2):
         raise UserError(f"{path}: could not be read as weights: tensor {name!r:.80} has no dtype, shape and place that we know")
     begin, end = offsets
     if end - begin != prod(shape) * _BITS[dtype] // 8:
-        told = (
-            f"tensor {name!r:.80} of shape {str(shape):.80} takes {prod(shape) * _BITS[dtype] // 8:,} bytes, {end - begin:,} are declared"
-        )
-        raise UserError(f"{path}: could not be read as weights: {told}")
+        wrong = f"tensor {name!r:.80} of shape {shape!s:.80} takes {prod(shape) * _BITS[dtype] // 8:,} bytes, {end - begin:,} are declared"
+        raise UserError(f"{path}: could not be read as weights: {wrong}")
     return Declared(dtype, tuple(shape), path.name), (begin, end)
 
 
@@ -167,7 +168,7 @@ def _json_object(text: bytes, path: Path) -> dict[str, Any]:
     try:
         value = json.loads(text, object_pairs_hook=unique)
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: expected JSON, got a truncated or foreign file ({str(error):.100})") from error
+        raise UserError(f"{path}: expected JSON, got a truncated or foreign file ({error!s:.100})") from error
     if not isinstance(value, dict):
         raise UserError(f"{path}: expected a JSON object, got {type(value).__name__}")
     return value

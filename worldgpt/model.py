@@ -11,18 +11,19 @@ Axes: B worlds, T steps, P prompt positions, J tokens a step, S = P + J, D width
 import hashlib
 from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from conditioning.channels import ChannelSet
 from conditioning.text import build_text_encoder
 from conditioning.text_config import TextConfig
+from tokenizer.checkpoint import SafePretrained
 from worldgpt.attention import WorldGPTAttention, norm
 from worldgpt.config import ModelConfig
 from worldgpt.embedding import INITIAL, StepEmbedding
@@ -90,9 +91,12 @@ class WorldGPTBlock(nn.Module):
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
 
-class WorldGPT(PreTrainedModel):
+class WorldGPT(SafePretrained):
     """The world model. `forward` runs whole windows; `prefill` and `extend` run on a RingCache, step by step."""
 
+    kind = "a world model checkpoint"
+    trained_by = "scripts/train_worldgpt.py"
+    limits: ClassVar = {"size": 1 << 24, "proto_bytes": 1 << 24, "rows": 256, "columns": 256, "layers": 512, "prompt_tokens": 256}
     config_class = WorldGPTConfig
     config: WorldGPTConfig
     base_model_prefix = "worldgpt"

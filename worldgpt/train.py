@@ -148,7 +148,7 @@ def train_worldgpt(config: WorldTrainConfig, mixture: Mixture, tokenizer: FrameT
     description = {"config": asdict(config), "data_hash": mixture.data_hash, "tokenizer_hash": mixture.tokenizer_hash}
     if config.resume:
         check_identity(output, description)  # before a model is built
-    source = load_world_model(Path(config.init_from)) if config.init_from is not None else None
+    source = load_world_model(config.init_from) if config.init_from is not None else None
     model = build_model(config, mixture, source)
     model.activation_checkpointing = config.activation_checkpointing
     if source is not None:
