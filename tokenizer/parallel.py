@@ -90,10 +90,14 @@ def called(wrapped: nn.Module, function: Callable[..., Any], *arguments: Any) ->
         cast(Any, wrapped).reshard()
 
 
+def gathered(tensor: Tensor) -> Tensor:
+    """A tensor where it lies, its shards brought together; every process must ask."""
+    return (tensor.full_tensor() if isinstance(tensor, DTensor) else tensor).detach()
+
+
 def whole(tensor: Tensor) -> Tensor:
-    """A tensor on the CPU, its shards brought together; every process must ask."""
-    full = tensor.full_tensor() if isinstance(tensor, DTensor) else tensor
-    return full.detach().cpu().contiguous()
+    """The same on the CPU."""
+    return gathered(tensor).cpu().contiguous()
 
 
 def placed(value: Tensor, like: Tensor) -> Tensor:
@@ -104,7 +108,7 @@ def placed(value: Tensor, like: Tensor) -> Tensor:
 
 def number(value: Tensor) -> float:
     """A 0-dim tensor, sharded or not, as a float; every process must ask."""
-    return float(value.full_tensor() if isinstance(value, DTensor) else value)
+    return float(gathered(value))
 
 
 @contextmanager
@@ -114,12 +118,12 @@ def whole_weights(model: nn.Module) -> Iterator[None]:
         yield
         return
     first = torch.distributed.get_rank() == 0
-    gathered: dict[str, Tensor] = {}
+    tensors: dict[str, Tensor] = {}
     for name, tensor in model.state_dict().items():
         full = whole(tensor)
         if first:
-            gathered[name] = full
-    cast(Any, model).state_dict = lambda *_, **__: gathered
+            tensors[name] = full
+    cast(Any, model).state_dict = lambda *_, **__: tensors
     try:
         yield
     finally:

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tokenizer.parallel import gathered
 from worldgpt.attention import SHARPNESS
 from worldgpt.kv_cache import RingCache
 from worldgpt.layout import SEEN_STEPS, Stream
@@ -39,7 +40,7 @@ class FloatProduct:
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         """`weights` (out, in), one below the other."""
-        self.matrix = torch.cat([w.detach() for w in weights]).t().contiguous()
+        self.matrix = torch.cat([gathered(w) for w in weights]).t().contiguous()
 
     def __call__(self, rows: Tensor) -> Tensor:
         return torch.mm(rows, self.matrix)
@@ -133,7 +134,10 @@ class PreparedBlock:
 
 
 class StepDecoder:
-    """A model's weights as they stand, prepared for steps on a ring cache; later changes of the model do not reach it."""
+    """A model's weights as they stand, prepared for steps on a ring cache; later changes of the model do not reach it.
+
+    Of a sharded model every process holds all weights while a rollout lasts, and every process must take part.
+    """
 
     @torch.no_grad()
     def __init__(self, model: WorldGPT) -> None:
