@@ -6,7 +6,7 @@ from data.errors import UserError
 from data.folder import MARKER, atomic_file, atomic_folder, prepare_output, remove_if_unused
 from data.hub import check_repo, hub_errors
 from data.hub_card import CARD_FILE, data_card
-from data.hub_files import Shipment, fetch_all, place, send
+from data.hub_files import Shipment, check_output, fetch_all, place, send
 from data.manifest import MANIFEST_FILE, load_manifest
 from data.shard import read_shard_info
 from data.store import EpisodeStore
@@ -47,7 +47,7 @@ def pull_data(repo: str, output: Path, *, overwrite: bool = False, progress: boo
     repository holds no store, it is damaged, or `output` is in use and not `overwrite`.
     """
     check_repo(repo)
-    _check_output(output, overwrite)
+    check_output(output, overwrite)
     prepare_output(output, resume=True)
     try:
         with atomic_folder(output) as part:
@@ -59,11 +59,6 @@ def pull_data(repo: str, output: Path, *, overwrite: bool = False, progress: boo
     finally:
         remove_if_unused(output)
     return EpisodeStore.open(output)
-
-
-def _check_output(output: Path, overwrite: bool) -> None:
-    if not overwrite and output.is_dir() and any(entry.name != MARKER for entry in output.iterdir()):
-        raise UserError(f"{output}: already holds files; give --overwrite to replace them, or another --output")
 
 
 def _fetch(repo: str, folder: Path, progress: bool) -> None:

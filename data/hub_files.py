@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from data.errors import UserError
+from data.folder import MARKER
 from data.hub import hub_errors
 from data.progress import Bar
 
@@ -79,6 +80,12 @@ def fetch_all(repo: str, names: Collection[str], fetch: Callable[[str], None], p
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """UserError where a folder to pull into holds files, unless they may be overwritten."""
+    if not overwrite and output.is_dir() and any(entry.name != MARKER for entry in output.iterdir()):
+        raise UserError(f"{output}: already holds files; give --overwrite to replace them, or another --output")
 
 
 def place(cached: Path, target: Path) -> None:

@@ -24,6 +24,8 @@ from worldgpt.model import WorldGPT
 from worldgpt.rollout import FREE, Decide, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingConfig, SamplingPlan
 
+SHARD = "2GB"
+"""Largest file of weights; more of them come in several."""
 DECODE_STEPS = 8
 """Steps whose frames are decoded together."""
 
@@ -118,12 +120,18 @@ class WorldGPTPipeline:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder / ".part") as part:
-            self.model.save_pretrained(part)
+            self.model.save_pretrained(part, max_shard_size=SHARD)
             if self.tokenizer is not None and not (folder / "tokenizer").exists():
                 self.tokenizer.save_pretrained(part / "tokenizer")
         for path in sorted((folder / ".part").iterdir()):
             path.replace(folder / path.name)
         (folder / ".part").rmdir()
+
+    def push_to_hub(self, repo: str, *, private: bool = False, license: str | None = None, token: str | bool | None = None) -> str:
+        """Publish as user/name, with a sample drive and a card of what is known; the page's address. See worldgpt/hub.py."""
+        from worldgpt.hub import push_pipeline
+
+        return push_pipeline(self, repo, private=private, license=license, token=token)
 
     # -- what a world is told -----------------------------------------------------------------------------------------------
 
