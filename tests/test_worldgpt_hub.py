@@ -160,7 +160,7 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "pickle": (lambda f: (f / "pytorch_model.bin").write_bytes(b"cos\nsystem\n."), "may be a pickle"),
     "adapter": (lambda f: (f / "adapter_config.json").write_text("{}"), "no part of a checkpoint of ours"),
     "wrong shape": (lambda f: header(f / "model.safetensors", lambda v: first(v)["shape"].append(1)), "do not fit config.json"),
-    "huge declared": (lambda f: header(f / "model.safetensors", lambda v: first(v).update(shape=[1 << 40, 9])), "bytes are declared"),
+    "huge declared": (lambda f: header(f / "model.safetensors", lambda v: first(v).update(shape=[1 << 40, 9])), "takes .* bytes"),
     "huge header": (lambda f: (f / "model.safetensors").write_bytes(struct.pack("<Q", 1 << 60) + b"{}"), "a header of"),
     "overlap": (lambda f: header(f / "model.safetensors", lambda v: v.update(more=first(v))), "overlap or leave gaps"),
     "path out": (lambda f: index(f, "../../etc/model-00001-of-00001.safetensors"), "expected in a file such as"),
