@@ -88,17 +88,3 @@ def test_logits_in_float32_are_those_of_the_model() -> None:
     hidden = [step.prompt()] + [step.read(seen[:, -1], j, j + 1)[:, 0] for j in range(model.layout.tokens_per_step - 1)]
     for token, ours in enumerate(hidden):
         torch.testing.assert_close(decoder.logits(ours, token, []), model.logits(expected[token], token), rtol=0, atol=1e-4)
-
-
-@torch.no_grad()
-def test_what_is_read_and_not_kept_leaves_no_trace(model: WorldGPT) -> None:
-    layout = model.layout
-    tokens, prompts, seen = random_tokens(layout, 2), random_prompts(model, 2), model.embedding.unseen(2).clone()
-    decoder, outcomes = StepDecoder(model), []
-    for wrong in (False, True):
-        step = decoder.begin(seen, prompts, model.new_cache(2))
-        step.prompt()
-        if wrong:
-            step.read(random_tokens(layout, 2, seed=5), 0, 4, filled=0)
-        outcomes.append(step.read(tokens, 0, layout.tokens_per_step))
-    torch.testing.assert_close(outcomes[1], outcomes[0], rtol=0, atol=1e-12)

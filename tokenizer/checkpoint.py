@@ -7,7 +7,6 @@ without memory for that. Only JSON and safetensors are read; code that a checkpo
 
 import copy
 import inspect
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +17,10 @@ from torch import Tensor
 from transformers import PretrainedConfig, PreTrainedModel
 
 from data.errors import UserError
+from data.hub import REPO
 from data.hub_files import Access, cached_files
 from tokenizer.weight_files import CONFIG, CONFIG_BYTES, Declared, declared_tensors, is_ours, read_limited, refuse_foreign
 
-REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 _OURS = "runs"
 """First part of the paths that our scripts write to by default: a missing runs/worldgpt is no repository of a user called runs."""
 _KEPT_BY_TRANSFORMERS = {"architectures", "dtype", "torch_dtype", "model_type", "transformers_version"}

@@ -10,7 +10,7 @@ d width of a head, V ids of a part.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -25,18 +25,8 @@ from worldgpt.rope import rotate
 from worldgpt.token_table import SplitTable, TokenTable
 
 
-class Product(Protocol):
+class Product:
     """A matrix as it is kept for decoding: rows (N, in) -> (N, out)."""
-
-    def __call__(self, rows: Tensor) -> Tensor: ...
-
-    def onto(self, sum: Tensor, rows: Tensor) -> Tensor:
-        """`sum` (N, out) with the product added."""
-        ...
-
-
-class FloatProduct:
-    """A matrix in the model's own numbers."""
 
     def __init__(self, weights: Sequence[Tensor]) -> None:
         """`weights` (out, in), one below the other."""
@@ -46,6 +36,7 @@ class FloatProduct:
         return torch.mm(rows, self.matrix)
 
     def onto(self, sum: Tensor, rows: Tensor) -> Tensor:
+        """`sum` (N, out) with the product added."""
         return torch.addmm(sum, rows, self.matrix)
 
 
@@ -127,10 +118,10 @@ class PreparedBlock:
     down: Product
 
     @classmethod
-    def of(cls, block: WorldGPTBlock, kind: type[FloatProduct]) -> "PreparedBlock":
+    def of(cls, block: WorldGPTBlock) -> "PreparedBlock":
         attention = block.attention
-        qkv = kind([attention.query.weight, attention.key.weight, attention.value.weight])
-        return cls(qkv, kind([attention.out.weight]), kind([block.gate.weight, block.up.weight]), kind([block.down.weight]))
+        qkv = Product([attention.query.weight, attention.key.weight, attention.value.weight])
+        return cls(qkv, Product([attention.out.weight]), Product([block.gate.weight, block.up.weight]), Product([block.down.weight]))
 
 
 class StepDecoder:
@@ -144,7 +135,7 @@ class StepDecoder:
         self.model, self.layout, embedding = model, model.layout, model.embedding
         self.heads, self.head_dim = model.config.heads, model.config.width // model.config.heads
         with torch.autocast(model.device.type, enabled=False):
-            self.blocks = [PreparedBlock.of(cast(WorldGPTBlock, block), FloatProduct) for block in model.blocks]
+            self.blocks = [PreparedBlock.of(cast(WorldGPTBlock, block)) for block in model.blocks]
             tables = {
                 name: PreparedTable(cast(TokenTable | SplitTable, table), cast(Tensor, embedding.token_in[name].weight))
                 for name, table in embedding.tables.items()
@@ -209,23 +200,20 @@ class DecodingStep:
         x = torch.cat([self.prompts[:, :-1], self.prompts[:, -1:] + self._hints(0, 1)], dim=1)
         return self._run(x, 0)[:, -1]
 
-    def read(self, tokens: Tensor, start: int, stop: int, filled: int | None = None) -> Tensor:
-        """Reads tokens start .. stop - 1 of the step's tokens (B, J); hidden states (B, n, D).
-
-        Of these the first `filled` (default: all) stay in the cache, see `keep`.
-        """
+    def read(self, tokens: Tensor, start: int, stop: int) -> Tensor:
+        """Reads tokens start .. stop - 1 of the step's tokens (B, J); hidden states (B, n, D)."""
         x = self._embedded(tokens, start, stop) + self.look
         hinted = min(stop + 1, self.decoder.layout.tokens_per_step)  # the step's last token predicts nothing and has no hints
         if hinted == stop + 1:
             x = x + self._hints(start + 1, hinted)
         elif hinted > start + 1:
             x[:, :-1] += self._hints(start + 1, hinted)
-        return self._run(x, self.decoder.layout.prompt_tokens + start, filled)
+        return self._run(x, self.decoder.layout.prompt_tokens + start)
 
-    def _run(self, x: Tensor, first: int, filled: int | None = None) -> Tensor:
+    def _run(self, x: Tensor, first: int) -> Tensor:
         new = x.shape[1]
         hidden = self.decoder.extend(x, self.by[..., first : first + new, :], self.cache)
-        self.cache.advance(new if filled is None else filled)
+        self.cache.advance(new)
         return hidden
 
     def _embedded(self, tokens: Tensor, start: int, stop: int) -> Tensor:

@@ -5,7 +5,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from data.folder import MARKER, atomic_folder, prepare_output, remove_if_unused
+from data.folder import MARKER, atomic_folder, prepare_output, read_json, remove_if_unused
 from data.hub import check_repo
 from data.hub_card import CARD_FILE, license_lines, table
 from data.hub_files import Access, Shipment, check_output, place, send
@@ -145,8 +145,6 @@ def _training(run: dict[str, Any]) -> list[str]:
 
 
 def _read(records: Path | None, name: str) -> dict[str, Any]:
-    from data.folder import read_json
-
     if records is None or not (records / name).is_file():
         return {}
     found = read_json(records / name)

@@ -208,8 +208,7 @@ class Rollout:
         return rearrange(numbers, "b (parts j) -> b parts j", parts=parts).to(self.device)
 
     def _draw(self, hidden: Tensor, token: int, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """(N,) ids drawn for a token, or for several of its stream, from hidden states (branches * N, D) and uniforms (N, parts),
-        and their nats."""
+        """(B,) ids drawn for a token from hidden states (branches * B, D) and uniforms (B, parts), and their nats."""
         stream, told = self.decoder.at[token], []
         sampling = self.config.sampling.of(stream.stream)
         nats = torch.zeros(len(uniforms), dtype=torch.float64, device=self.device)

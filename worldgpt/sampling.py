@@ -119,11 +119,6 @@ def entropy(logits: Tensor) -> Tensor:
     return -torch.where(logs.isfinite(), logs.exp() * logs, 0.0).sum(-1)
 
 
-def nats_of(logits: Tensor, tokens: Tensor) -> Tensor:
-    """(...) float64: surprise at tokens (...) under logits (..., V)."""
-    return -torch.log_softmax(logits.double(), dim=-1).gather(-1, tokens[..., None]).squeeze(-1)
-
-
 def _nucleus(p: Tensor, top_p: float) -> Tensor:
     """(..., V) bool: the likeliest tokens of p (..., V) that together reach `top_p`; of equal ones the first."""
     few = p.shape[-1] // NUCLEUS_SHARE
@@ -145,7 +140,7 @@ def draw(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> Tensor:
 
 
 def draw_with_nats(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
-    """`draw` and the `nats_of` what it drew, at the price of little more than one of them."""
+    """`draw`, and how surprising what it drew is to the model itself: nats (...) float64, before any filter."""
     logs = torch.log_softmax(logits.double(), dim=-1)
     drawn = _inverse(logs.exp(), uniforms) if config.plain else draw(logits, uniforms, config)
     return drawn, -logs.gather(-1, drawn[..., None]).squeeze(-1)

@@ -10,7 +10,7 @@ class DriftConfig:
     """How far rollouts drift: curves over the horizon, for each re-anchoring policy, beside their floor and trivial baselines."""
 
     checkpoint: str = "runs/worldgpt"
-    """Folder of a trained world model."""
+    """Folder of a trained world model, or user/name on the Hub."""
     data: str = "runs/data/dashsim"
     """Prepared data set; its drives must be longer than context and horizon."""
     output: str = "runs/drift"
