@@ -6,12 +6,15 @@ import pytest
 import torch
 from world_samples import random_model, random_prompts, random_tokens
 
+from conditioning.guidance import GuidanceSchedule
+from data.errors import UserError
 from worldgpt.model import WorldGPT
 from worldgpt.rollout import FREE, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingConfig, SamplingPlan
 
 STEPS = 7
 """Longer than the window of 4."""
+FALLING = GuidanceSchedule(2.5, "linear", 3, "cosine")
 
 
 @pytest.fixture(scope="module", params=[(), (4,) * 8], ids=["whole", "halves"])
@@ -25,7 +28,8 @@ def roll(
     worlds: range | list[int],
     *,
     seed: int = 0,
-    guidance: float = 1.0,
+    guidance: float | GuidanceSchedule = 1.0,
+    action_guidance: float | GuidanceSchedule = 1.0,
     sampling: SamplingConfig | None = None,
     context: torch.Tensor | None = None,
     forced: torch.Tensor | None = None,
@@ -39,7 +43,7 @@ def roll(
     if prompts is None:
         prompts = torch.stack([random_prompts(model, seed=100 + w) for w in worlds])[:, None].expand(-1, steps, -1, -1)
     negative = random_prompts(model, seed=99).expand(count, -1, -1) if negative is None else negative
-    config = RolloutConfig(SamplingPlan(sampling or SamplingConfig()), guidance, window=window)
+    config = RolloutConfig(SamplingPlan(sampling or SamplingConfig()), guidance, action_guidance, window=window)
     rollout = Rollout(model, config, seeds=[seed] * count, worlds=worlds)
     if context is not None:
         rollout.start(context, prompts[:, 0], negative)
@@ -47,13 +51,17 @@ def roll(
     return torch.stack([rollout.step(prompts[:, t], negative, free if forced is None else forced[:, t]) for t in range(steps)], dim=1)
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
+@pytest.mark.parametrize(("guidance", "action_guidance"), [(1.0, 1.0), (2.5, 1.0), (FALLING, 2.5)])
 @pytest.mark.parametrize("with_context", [False, True])
-def test_a_batch_equals_its_singles(model: WorldGPT, guidance: float, with_context: bool) -> None:
+def test_a_batch_equals_its_singles(
+    model: WorldGPT, guidance: float | GuidanceSchedule, action_guidance: float, with_context: bool
+) -> None:
     context = random_tokens(model.layout, 3, 2) if with_context else None
-    together = roll(model, range(3), guidance=guidance, context=context)
+    scales = {"guidance": guidance, "action_guidance": action_guidance}
+    together = roll(model, range(3), context=context, **scales)  # type: ignore[arg-type]
     for world in range(3):
-        alone = roll(model, [world], guidance=guidance, context=None if context is None else context[world : world + 1])
+        own = None if context is None else context[world : world + 1]
+        alone = roll(model, [world], context=own, **scales)  # type: ignore[arg-type]
         assert torch.equal(alone[0], together[world])
     assert not torch.equal(together[0], together[1])
 
@@ -97,6 +105,85 @@ def test_guidance_of_zero_follows_the_negative_prompt(model: WorldGPT) -> None:
     negative = random_prompts(model, 2, seed=8)
     followed = roll(model, range(2), prompts=negative[:, None].expand(-1, STEPS, -1, -1))
     assert torch.equal(roll(model, range(2), negative=negative, guidance=0.0), followed)
+
+
+def test_action_guidance_of_one_is_none_and_of_zero_drives_without_actions(model: WorldGPT) -> None:
+    """At scale 0 frames are those of a world whose actions are all NULL, since neither hints nor attention show them."""
+    span, frames = model.layout.span_of_kind("action"), model.layout.span_of_kind("frame")
+    commands = torch.full((2, STEPS, model.layout.tokens_per_step), FREE)
+    commands[..., span] = random_tokens(model.layout, 2, STEPS)[..., span]
+    undriven = commands.clone()
+    undriven[..., span] = torch.from_numpy(model.layout.null_tokens)[span]
+    plain, without = roll(model, range(2), forced=commands), roll(model, range(2), forced=undriven)
+    assert torch.equal(roll(model, range(2), forced=commands, action_guidance=1.0, guidance=GuidanceSchedule(1.0)), plain)
+    assert torch.equal(roll(model, range(2), forced=commands, action_guidance=0.0)[..., frames], without[..., frames])
+    assert not torch.equal(plain[..., frames], without[..., frames])
+    guided = roll(model, range(2), forced=commands, action_guidance=3.0)
+    assert torch.equal(guided[..., span], plain[..., span])  # commands stand
+    assert torch.equal(guided[:, 0], plain[:, 0])  # nothing acts on the first frame
+    assert not torch.equal(guided[:, 1:], plain[:, 1:])
+
+
+@torch.no_grad()
+def test_prompt_and_action_guidance_add_up(model: WorldGPT) -> None:
+    """The next step's first code, against the formula on three plain passes of the whole model."""
+    context, span = random_tokens(model.layout, 2, 3), model.layout.span_of_kind("action")
+    prompts, negative = random_prompts(model, 2, seed=1), random_prompts(model, 2, seed=2)
+    undriven = context.clone()
+    undriven[..., span] = torch.from_numpy(model.layout.null_tokens)[span]
+
+    def logits(tokens: torch.Tensor, prompt: torch.Tensor) -> torch.Tensor:
+        padded = torch.cat([tokens, torch.zeros_like(tokens[:, :1])], dim=1)
+        return model.logits(model.predicting(model(padded, prompt[:, None].expand(-1, 4, -1, -1)))[:, -1, 0], 0)
+
+    told, other, free = logits(context, prompts), logits(context, negative), logits(undriven, prompts)
+    wanted = told + 1.5 * (told - other) + 0.8 * (told - free)
+    config = RolloutConfig(SamplingPlan(SamplingConfig(temperature=0)), guidance=2.5, action_guidance=1.8)
+    rollout = Rollout(model, config, seeds=[0, 0], worlds=[0, 1])
+    assert rollout.branches == ("told", "negative", "undriven")
+    rollout.start(context, prompts, negative)
+    drawn = rollout.step(prompts, negative, torch.full((2, model.layout.tokens_per_step), FREE))
+    assert torch.equal(model.table(model.layout.streams[0]).split(drawn[:, 0])[0], wanted.argmax(-1))
+
+
+def test_a_schedule_guides_as_long_as_it_says_and_then_costs_nothing(model: WorldGPT) -> None:
+    over_frames = GuidanceSchedule(3.0, "linear", 3)
+    plain, guided, falling = (roll(model, range(2), guidance=guidance, steps=4) for guidance in (1.0, 3.0, over_frames))
+    assert torch.equal(falling[:, 0], guided[:, 0])
+    assert not torch.equal(falling, guided) and not torch.equal(falling, plain)
+    prompts = torch.stack([random_prompts(model, seed=100 + w) for w in range(2)])
+    negative, free = random_prompts(model, seed=99).expand(2, -1, -1), torch.full((2, model.layout.tokens_per_step), FREE)
+    rollout = Rollout(model, RolloutConfig(SamplingPlan(), over_frames, 2.0), seeds=[0, 0], worlds=range(2))
+    branches = []
+    for _ in range(5):
+        rollout.step(prompts, negative, free)
+        branches.append((rollout.branches, rollout.cache.keys.shape[1]))
+    assert branches == [(("told", "negative", "undriven"), 6)] * 3 + [(("told", "undriven"), 4)] * 2
+    # Told to forget the guided frames, the world goes on as one that never was guided.
+    rollout = Rollout(model, RolloutConfig(SamplingPlan(), over_frames), seeds=[0, 0], worlds=range(2))
+    plain_rollout = Rollout(model, RolloutConfig(SamplingPlan()), seeds=[0, 0], worlds=range(2))
+    made = torch.stack([rollout.step(prompts, negative, free) for _ in range(6)], dim=1)
+    again = torch.stack([plain_rollout.step(prompts, negative, made[:, t] if t < 3 else free) for t in range(6)], dim=1)
+    assert rollout.branches == plain_rollout.branches == ("told",)
+    assert torch.equal(again, made)
+
+
+def test_within_a_frame_the_last_code_is_not_guided(model: WorldGPT) -> None:
+    context, count = random_tokens(model.layout, 8, 2), model.layout.of_kind("frame")[0].tokens
+    forced = random_tokens(model.layout, 8, 1)
+    for place, same in ((0, False), (count - 1, True)):
+        free = forced.clone()
+        free[..., place] = FREE
+        plain, guided = (
+            roll(model, range(8), context=context, forced=free, guidance=guidance, steps=1)
+            for guidance in (1.0, GuidanceSchedule(8.0, over_codes="linear"))
+        )
+        assert torch.equal(plain, guided) == same
+
+
+def test_action_guidance_needs_actions() -> None:
+    with pytest.raises(UserError, match="--action-guidance: the world model has no action channels"):
+        Rollout(random_model(actions=0), RolloutConfig(SamplingPlan(), action_guidance=2.0), seeds=[0], worlds=[0])
 
 
 @pytest.mark.parametrize("guidance", [1.0, 2.0])
@@ -178,27 +265,29 @@ def test_worlds_of_their_own_seeds_are_what_they_are_alone(model: WorldGPT) -> N
         assert torch.equal(torch.stack([alone.step(prompts, prompts, free[:1]) for _ in range(3)], dim=1)[0], tokens[row])
 
 
-def start(model: WorldGPT, worlds: range, guidance: float = 1.0) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
+def start(
+    model: WorldGPT, worlds: range, guidance: float = 1.0, action_guidance: float = 1.0
+) -> tuple[Rollout, torch.Tensor, torch.Tensor]:
     """A rollout of `worlds` after 6 steps, its prompts and its negative prompts."""
     prompts = torch.stack([random_prompts(model, seed=100 + w) for w in worlds])
     negative = random_prompts(model, seed=99).expand(len(worlds), -1, -1)
-    rollout = Rollout(model, RolloutConfig(SamplingPlan(), guidance), seeds=[0] * len(worlds), worlds=worlds)
+    rollout = Rollout(model, RolloutConfig(SamplingPlan(), guidance, action_guidance), seeds=[0] * len(worlds), worlds=worlds)
     free = torch.full((len(worlds), model.layout.tokens_per_step), FREE)
     for _ in range(6):
         rollout.step(prompts, negative, free)
     return rollout, prompts, negative
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_some_worlds_can_be_replaced_and_the_others_do_not_notice(model: WorldGPT, guidance: float) -> None:
+@pytest.mark.parametrize("guidance", [(1.0, 1.0), (2.0, 1.0), (2.0, 3.0)])
+def test_some_worlds_can_be_replaced_and_the_others_do_not_notice(model: WorldGPT, guidance: tuple[float, float]) -> None:
     free = torch.full((3, model.layout.tokens_per_step), FREE)
     new = random_tokens(model.layout, 3, 3, seed=9)
     outcomes = []
     for rows in (None, torch.tensor([True, True, True]), torch.tensor([False, True, False])):
-        rollout, prompts, negative = start(model, range(3), guidance)
+        rollout, prompts, negative = start(model, range(3), *guidance)
         rollout.replace(new) if rows is None else rollout.replace(new, rows)
         outcomes.append(torch.stack([rollout.step(prompts, negative, free) for _ in range(5)], dim=1))
-    rollout, prompts, negative = start(model, range(3), guidance)
+    rollout, prompts, negative = start(model, range(3), *guidance)
     untouched = torch.stack([rollout.step(prompts, negative, free) for _ in range(5)], dim=1)
     whole, every, middle = outcomes
     assert torch.equal(whole, every)
@@ -219,12 +308,12 @@ def test_replacing_forgets_all_that_came_before(model: WorldGPT) -> None:
         assert torch.equal(rollout.step(prompts, negative, free), fresh.step(prompts, negative, free))
 
 
-@pytest.mark.parametrize("guidance", [1.0, 2.0])
-def test_a_world_that_ends_leaves_the_others_as_they_are(model: WorldGPT, guidance: float) -> None:
+@pytest.mark.parametrize("guidance", [(1.0, 1.0), (2.0, 1.0), (2.0, 3.0)])
+def test_a_world_that_ends_leaves_the_others_as_they_are(model: WorldGPT, guidance: tuple[float, float]) -> None:
     free = torch.full((3, model.layout.tokens_per_step), FREE)
-    rollout, prompts, negative = start(model, range(3), guidance)
+    rollout, prompts, negative = start(model, range(3), *guidance)
     untouched = torch.stack([rollout.step(prompts, negative, free) for _ in range(4)], dim=1)
-    rollout, prompts, negative = start(model, range(3), guidance)
+    rollout, prompts, negative = start(model, range(3), *guidance)
     rollout.keep([0, 2])
     left = torch.stack([rollout.step(prompts[[0, 2]], negative[[0, 2]], free[:2]) for _ in range(4)], dim=1)
     assert torch.equal(left, untouched[[0, 2]])

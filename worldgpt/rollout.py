@@ -1,17 +1,20 @@
 """Worlds driven step by step: prefill once, then one token after the other on the ring cache.
 
+Under guidance every world runs in several branches, all in one batch: as it is told, under its negative prompt, and without its actions.
+
 Axes: B worlds, T context steps, K steps held in the window, J tokens a step, P prompt positions, A action channels.
 """
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
-from conditioning.guidance import guided_logits
+from conditioning.guidance import GuidanceSchedule, guided_logits
+from data.errors import UserError
 from worldgpt.decoder import StepDecoder
 from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
@@ -20,6 +23,10 @@ from worldgpt.sampling import SamplingPlan, draw_with_nats, keyed_uniforms
 FREE = -1
 """Stands in a table of forced tokens where the model decides."""
 PAST_STEPS = SEEN_STEPS - 1
+
+Branch = Literal["told", "negative", "undriven"]
+"""How a world runs: as it is told; under its negative prompt; or with all its actions NULL, its telemetry as it is: training drops the two
+apart, so that what is left out is what the actions add to what speed and yaw rate tell already."""
 
 Decide = Callable[[Tensor], Tensor]
 """From the frame and telemetry tokens of a step, (B, J) with FREE for what comes after, to action tokens (B, A), or FREE."""
@@ -30,8 +37,10 @@ class RolloutConfig:
     """How worlds go on, apart from what they are told."""
 
     sampling: SamplingPlan
-    guidance: float = 1.0
-    """Scale of classifier-free guidance; other than 1 each world runs twice, under its prompt and under its negative prompt."""
+    guidance: float | GuidanceSchedule = 1.0
+    """Scale of classifier-free guidance by the prompt; where it is not 1, each world runs under its negative prompt too."""
+    action_guidance: float | GuidanceSchedule = 1.0
+    """The same by the actions, which pushes frames and telemetry; actions that the model draws itself are left as they are."""
     window_steps: int | None = None
     """Steps that the model sees, the present one included; None: as in training."""
     window: Literal["ring", "recompute"] = "ring"
@@ -56,8 +65,15 @@ class Rollout:
     def __init__(self, model: WorldGPT, config: RolloutConfig, *, seeds: Sequence[int], worlds: Sequence[int]) -> None:
         """`seeds` and `worlds` number the randomness: world w of a batch draws what it draws alone."""
         self.model, self.config, self.seeds, self.worlds = model, config, tuple(seeds), tuple(worlds)
-        self.branches = 1 if config.guidance == 1 else 2
-        self.cache = model.new_cache(len(self.worlds) * self.branches, config.window_steps)
+        self.guidance: dict[Branch, GuidanceSchedule] = {
+            "negative": GuidanceSchedule.of(config.guidance),
+            "undriven": GuidanceSchedule.of(config.action_guidance),
+        }
+        self.branches: tuple[Branch, ...] = ("told", *(branch for branch, schedule in self.guidance.items() if not schedule.over(0)))
+        """Those that still count; the batch holds all worlds of the first, then all of the next."""
+        if "undriven" in self.branches and not len(model.actions):
+            raise UserError("--action-guidance: the world model has no action channels")
+        self.cache = model.new_cache(len(self.worlds) * len(self.branches), config.window_steps)
         self.decoder = StepDecoder(model)
         self.device = model.embedding.prompt_place.device
         self.seen = model.embedding.unseen(len(self.worlds))
@@ -106,10 +122,10 @@ class Rollout:
             self._read()
             return
         rows = rows.to(self.device)
-        kept, self.cache = self.cache, self.model.new_cache(len(self.worlds) * self.branches, self.config.window_steps)
+        kept, self.cache = self.cache, self.model.new_cache(len(self.worlds) * len(self.branches), self.config.window_steps)
         self._tokens = torch.cat([self._tokens[:, :PAST_STEPS], torch.where(rows[:, None, None], steps, self.history)], dim=1)
         self._read()
-        kept.take(self.cache, rows.repeat(self.branches))
+        kept.take(self.cache, rows.repeat(len(self.branches)))
         self.cache = kept
 
     @torch.inference_mode()
@@ -128,13 +144,11 @@ class Rollout:
     def keep(self, worlds: Sequence[int]) -> None:
         """Go on with some of the worlds only, given by their places in the batch."""
         rows = torch.tensor(list(worlds), device=self.device)
-        branches = torch.cat([rows + branch * len(self.worlds) for branch in range(self.branches)])
+        self._keep_rows(torch.cat([rows + branch * len(self.worlds) for branch in range(len(self.branches))]))
         self.seeds, self.worlds = (tuple(values[i] for i in worlds) for values in (self.seeds, self.worlds))
         self.seen, self._tokens, self.surprise = self.seen[rows], self._tokens[rows], self.surprise[rows]
-        self._prompts = [prompts[branches] for prompts in self._prompts]
         if self._anchors:
-            self._anchors = Anchors(self._anchors.tokens[rows], self._anchors.steps[rows], self._anchors.prompts[branches])
-        self.cache.keep(branches)
+            self._anchors = replace(self._anchors, tokens=self._anchors.tokens[rows], steps=self._anchors.steps[rows])
 
     @torch.inference_mode()
     def step(self, prompts: Tensor, negative: Tensor, forced: Tensor, decide: Decide | None = None) -> Tensor:
@@ -146,6 +160,7 @@ class Rollout:
             return self._step(prompts, negative, forced.to(self.device), decide)
 
     def _step(self, prompts: Tensor, negative: Tensor, forced: Tensor, decide: Decide | None) -> Tensor:
+        self._end_guidance()
         if self.config.window == "recompute" and self.held:
             self._read()
         layout, told, uniforms = self.model.layout, self._branches(prompts, negative), self._uniforms()
@@ -154,7 +169,7 @@ class Rollout:
         known[actions] = [False] * len(known[actions])
         surprise: list[Tensor] = []
         self.seen = torch.cat([self.seen[:, 1:], tokens[:, None]], dim=1)
-        step = self.decoder.begin(self.seen.repeat(self.branches, 1, 1), told, self.cache)
+        step = self.decoder.begin(self._given(self.seen), told, self.cache)
         hidden, start = step.prompt(), 0
         while start < layout.tokens_per_step:
             if decide and start == actions.start:
@@ -171,7 +186,7 @@ class Rollout:
             stop = start + 1
             while stop < layout.tokens_per_step and known[stop]:
                 stop += 1
-            hidden = step.read(tokens.repeat(self.branches, 1), start, stop)[:, -1]
+            hidden = step.read(self._given(tokens), start, stop)[:, -1]
             start = stop
         self._remember(tokens, told, surprise)
         return tokens
@@ -193,12 +208,39 @@ class Rollout:
         away = None
         if self._anchors:
             read, prompts = torch.cat([self._anchors.tokens, read], dim=1), torch.cat([self._anchors.prompts, prompts], dim=1)
-            away = (self._anchors.steps - self.steps).repeat(self.branches, 1)
-        self.model.prefill(read.repeat(self.branches, 1, 1), prompts, self.cache, before.repeat(self.branches, 1, 1), away)
+            away = (self._anchors.steps - self.steps).repeat(len(self.branches), 1)
+        self.model.prefill(self._given(read), prompts, self.cache, self._given(before), away)
         self.seen = self._tokens[:, -SEEN_STEPS:].clone()
 
+    def _end_guidance(self) -> None:
+        """Leave the branches whose guidance has come to its end: from here on they would change nothing."""
+        kept = [i for i, branch in enumerate(self.branches) if branch == "told" or not self.guidance[branch].over(self.steps)]
+        if len(kept) < len(self.branches):
+            count = len(self.worlds)
+            self._keep_rows(torch.cat([torch.arange(i * count, (i + 1) * count, device=self.device) for i in kept]))
+            self.branches = tuple(self.branches[i] for i in kept)
+
+    def _keep_rows(self, rows: Tensor) -> None:
+        """Of what holds all branches of all worlds, these rows."""
+        self._prompts = [prompts[rows] for prompts in self._prompts]
+        if self._anchors:
+            self._anchors = replace(self._anchors, prompts=self._anchors.prompts[rows])
+        self.cache.keep(rows)
+
     def _branches(self, prompts: Tensor, negative: Tensor) -> Tensor:
-        return prompts if self.branches == 1 else torch.cat([prompts, negative])
+        """(branches * B, P, D_text)."""
+        return torch.cat([negative if branch == "negative" else prompts for branch in self.branches])
+
+    def _given(self, tokens: Tensor) -> Tensor:
+        """Tokens (B, ..., J) as each branch is given them, (branches * B, ..., J)."""
+        span, parts = self.model.layout.span_of_kind("action"), []
+        for branch in self.branches:
+            part = tokens
+            if branch == "undriven":
+                part = tokens.clone()
+                part[..., span] = torch.as_tensor(self.model.layout.null_tokens[span], device=tokens.device)
+            parts.append(part)
+        return torch.cat(parts)
 
     def _uniforms(self) -> Tensor:
         """(B, parts, J): the step's randomness, one number for each part that a token can have."""
@@ -213,14 +255,20 @@ class Rollout:
         sampling = self.config.sampling.of(stream.stream)
         nats = torch.zeros(len(uniforms), dtype=torch.float64, device=self.device)
         for part in range(len(stream.table.parts)):
-            logits = self._guided(self.decoder.logits(hidden, token, [ids.repeat(self.branches) for ids in told]))
+            logits = self._guided(self.decoder.logits(hidden, token, [ids.repeat(len(self.branches)) for ids in told]), token)
             drawn, surprise = draw_with_nats(logits, uniforms[:, part], sampling)
             told.append(drawn)
             nats = nats + surprise
         return stream.table.table.join(told), nats
 
-    def _guided(self, logits: Tensor) -> Tensor:
-        if self.branches == 1:
-            return logits
-        conditional, unconditional = logits.chunk(2)
-        return guided_logits(conditional, unconditional, self.config.guidance)
+    def _guided(self, logits: Tensor, token: int) -> Tensor:
+        """Logits (branches * B, V) of a token -> (B, V)."""
+        told, *others = logits.chunk(len(self.branches))
+        return guided_logits(told, *((part, self._scale(branch, token)) for part, branch in zip(others, self.branches[1:], strict=True)))
+
+    def _scale(self, branch: Branch, token: int) -> float:
+        stream, span = self.decoder.at[token].stream, self.decoder.at[token].span
+        if branch == "undriven" and stream.kind == "action":
+            return 1.0
+        place = (token - span.start) / max(1, stream.tokens - 1) if stream.kind == "frame" else 0.0
+        return self.guidance[branch].at(self.steps, place)
