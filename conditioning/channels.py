@@ -124,22 +124,19 @@ class ChannelSet:
                 logger.warning("channel %r does not match: %s here, %s there", spec.name, _range(spec), _range(theirs))
         return found
 
-    def clamp_report(self, values: np.ndarray) -> list[str]:
-        """One line a channel whose values (..., M) leave its range; empty when none does."""
+    def clamp_report(self, values: np.ndarray) -> dict[str, str]:
+        """{channel: one line} of those whose values (..., F, M) leave their range; it names the first such value and its row among F."""
         table = self._checked(values).astype(np.float64)
-        lines = []
+        lines = {}
         for index, spec in enumerate(self.specs):
-            column = table[..., index].ravel()
+            column = table[..., index]
             outside = (column < spec.low) | (column > spec.high)
-            if not outside.any():
-                continue
-            beyond = np.maximum(spec.low - column, column - spec.high)
-            first = np.flatnonzero(outside)[0]
-            farthest = column[np.argmax(np.where(outside, beyond, -np.inf))]
-            lines.append(
-                f"{spec.name}: {farthest:g} is outside {spec.low:g}..{spec.high:g} {spec.unit} and is clamped"
-                f" ({outside.sum()} of {len(column)} values, the first in row {first})"
-            )
+            if outside.any():
+                first = tuple(np.argwhere(outside)[0])
+                lines[spec.name] = (
+                    f"{spec.name}: {column[first]:g} in row {first[-1]} is outside {spec.low:g}..{spec.high:g} {spec.unit} and is clamped"
+                    f" ({outside.sum()} of {column.size} values are)"
+                )
         return lines
 
     def to_dicts(self) -> list[dict[str, Any]]:

@@ -5,7 +5,6 @@ Axes: F generated frames, A action channels, M telemetry channels. Steering is p
 """
 
 import csv
-import logging
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -15,8 +14,6 @@ import numpy as np
 
 from conditioning.channels import ChannelSet
 from data.errors import UserError
-
-logger = logging.getLogger(__name__)
 
 # A direction is a share of a comfortable turn, so that "left" at 30 m/s is not a spin.
 TURNS = {
@@ -69,7 +66,7 @@ def build_commands(
     speed_mps: float | None = None,
     actions_csv: str | Path | None = None,
 ) -> Commands:
-    """All that the user asked for in one table each; a line is logged for every channel that leaves its range."""
+    """All that the user asked for in one table each, in physical units; what leaves a channel's range does so still."""
     driven = _free(actions, frames)
     if actions_csv is not None:
         driven = read_actions_csv(actions_csv, actions, frames)
@@ -80,8 +77,6 @@ def build_commands(
             raise UserError(f"--steer: {actions.names[int(twice.argmax())]!r} is given by {actions_csv} too; leave one of them out")
         driven = np.where(np.isnan(driven), turned, driven)
     held = _free(telemetry, frames) if speed_mps is None else speed_telemetry(speed_mps, telemetry, frames)
-    for line in actions.clamp_report(driven) + telemetry.clamp_report(held):
-        logger.warning(line)
     return Commands(driven, held)
 
 

@@ -14,6 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -22,6 +23,8 @@ from conditioning.text_layers import PromptHead, QueryPool, TextBlock
 from data.errors import UserError
 
 PADDING = -1
+SEGMENTATIONS, SMOOTHING = 8, 0.2
+"""l and alpha of `sample_pieces`; alpha 0 would take all ways alike."""
 logger = logging.getLogger(__name__)
 
 
@@ -85,10 +88,18 @@ class SentencePieceEncoder(nn.Module):
             raise ValueError(f"proto: expected {self.config.proto_bytes} bytes as in the config, got {len(proto)}")
         self.proto.copy_(torch.frombuffer(bytearray(proto), dtype=torch.uint8))
 
-    def tokenize(self, prompts: Sequence[str]) -> Tensor:
-        """int64 (B, L), padded with PADDING; case, punctuation and spacing make no difference."""
+    def tokenize(self, prompts: Sequence[str], sampled: Sequence[np.random.Generator | None] = ()) -> Tensor:
+        """int64 (B, L), padded with PADDING; case, punctuation and spacing make no difference.
+
+        A prompt with a generator in `sampled` is cut into pieces as that draws them, unless they are more than are read.
+        """
         processor = _processor(self.proto.cpu().numpy().tobytes())
-        return pad_pieces(processor.encode([normalise(prompt) for prompt in prompts]), prompts, self.config.max_pieces)
+        texts = [normalise(prompt) for prompt in prompts]
+        pieces = processor.encode(texts)
+        for i, rng in enumerate(sampled):
+            if rng is not None and len(drawn := sample_pieces(processor, texts[i], rng)) <= self.config.max_pieces:
+                pieces[i] = drawn
+        return pad_pieces(pieces, prompts, self.config.max_pieces)
 
     def forward(self, pieces: Tensor) -> Tensor:
         """pieces (B, L) -> (B, P, D)."""
@@ -119,6 +130,20 @@ def normalise(prompt: str) -> str:
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", prompt).casefold())
     folded = re.sub(r"(?<!\d)\.|\.(?!\d)", " ", folded)
     return " ".join("".join(c if c == "." or unicodedata.category(c)[0] not in "PZC" else " " for c in folded).split())
+
+
+def sample_pieces(processor: Any, text: str, rng: np.random.Generator) -> list[int]:
+    """Ids of a normalised text, each word cut in one of its SEGMENTATIONS likeliest ways, drawn by p ** SMOOTHING.
+
+    Subword regularisation (Kudo 2018, arXiv:1804.10959, section 3.2); sentencepiece's own draws from a generator that cannot be handed in.
+    """
+    pieces: list[int] = []
+    for word in text.split():
+        ways = processor.nbest_encode(word, nbest_size=SEGMENTATIONS)
+        logs = SMOOTHING * np.array([sum(processor.get_score(i) for i in ids) for ids in ways])
+        shares = np.exp(logs - logs.max())
+        pieces += ways[int(rng.choice(len(ways), p=shares / shares.sum()))]
+    return pieces
 
 
 def pad_pieces(pieces: Sequence[Sequence[int]], prompts: Sequence[str], max_pieces: int) -> Tensor:

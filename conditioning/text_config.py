@@ -1,4 +1,4 @@
-"""Settings of the text encoder; free of torch, so that `--help` stays quick."""
+"""Settings of the text encoder and of what training does to captions; free of torch, so that `--help` stays quick."""
 
 from dataclasses import dataclass
 
@@ -39,3 +39,20 @@ class TextConfig:
             raise UserError(f"text.heads: expected a divisor of text.width = {self.width}, got {self.heads}")
         if self.encoder not in ("sentencepiece", "minilm") and not self.encoder.startswith("hf:"):
             raise UserError(f"text.encoder: expected 'sentencepiece', 'minilm' or 'hf:<id>', got {self.encoder!r}")
+
+
+@dataclass(frozen=True)
+class WordingConfig:
+    """How training words its captions anew, so that prompts may be worded freely; each is drawn by itself, for every caption of a batch."""
+
+    typos: float = 0.1
+    """Share of the captions in which some words get a typo: a letter left out, doubled, exchanged, or swapped with the next."""
+    order: float = 0.2
+    """Share of the captions whose clauses, apart by commas, stand in another order."""
+    pieces: float = 0.1
+    """Share of the captions that are cut into other sentencepiece pieces than the likeliest (Kudo 2018). Unused by frozen encoders."""
+
+    def __post_init__(self) -> None:
+        for name, share in vars(self).items():
+            if not 0 <= share <= 1:
+                raise UserError(f"wording.{name}: expected a share from 0 to 1, got {share}")

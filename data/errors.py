@@ -1,4 +1,4 @@
-"""The one exception that means "the user can mend this"."""
+"""The one exception that means "the user can mend this", and the one warning that means "the user should know this"."""
 
 
 class UserError(ValueError):
@@ -10,3 +10,7 @@ class UserError(ValueError):
 
 class DiskFullError(UserError):
     """No room left where an output is written: it stops the whole run, where another `UserError` may stop one drive only."""
+
+
+class UserNotice(UserWarning):
+    """What a user should know though nothing is wrong, in one line; scripts print it as such."""

@@ -15,13 +15,14 @@ import os
 import sys
 import types
 import typing
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
 
 # Scripts run from any folder, with the packages beside them installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
-from data.errors import UserError
+from data.errors import UserError, UserNotice
 from data.folder import is_disk_full, read_json
 
 # transformers draws a bar for every file that it reads or writes, amid ours; read when it is first imported.
@@ -36,6 +37,7 @@ Settings = TypeVar("Settings")
 
 def main(function: Callable[[], object]) -> NoReturn:
     """Call `function` and leave with status 0; what the user can mend is one line on stderr and status 2, Ctrl-C status 130."""
+    warnings.showwarning = _show_warning
     try:
         function()
     except KeyboardInterrupt:
@@ -283,6 +285,17 @@ def _explain(error: Exception) -> str | None:
     if isinstance(error, PermissionError):
         return f"{error.filename}: {error.strerror}"
     return None
+
+
+def _show_warning(message: Warning | str, category: type[Warning], *place: Any, **rest: Any) -> None:
+    """A notice to the user is one line; all else is shown as Python does."""
+    if issubclass(category, UserNotice):
+        print(f"warning: {message}", file=sys.stderr)
+    else:
+        _python_shows(message, category, *place, **rest)
+
+
+_python_shows = warnings.showwarning
 
 
 def _leave(message: str, status: int) -> NoReturn:

@@ -93,7 +93,7 @@ def test_tensors_give_the_tokens_and_values_of_arrays() -> None:
 
 def test_a_set_of_no_channels_has_empty_tokens() -> None:
     assert ChannelSet(()).tokens(np.zeros((3, 0))).shape == (3, 0)
-    assert ChannelSet(()).clamp_report(np.zeros((3, 0))) == []
+    assert ChannelSet(()).clamp_report(np.zeros((3, 0))) == {}
 
 
 def test_another_number_of_columns_is_refused() -> None:
@@ -121,12 +121,12 @@ def test_match_is_by_name_and_reports_other_bins(caplog: pytest.LogCaptureFixtur
         ours.match(ChannelSet((ChannelSpec("speed_mps", "km/h", 0, 40),)))
 
 
-def test_clamp_report_names_channel_range_and_farthest_value() -> None:
+def test_clamp_report_names_channel_range_and_the_first_value_beyond() -> None:
     channels = ChannelSet((SPEED, STEER))
     values = np.array([[40.0, np.nan], [45.0, 0.6], [-7.0, -0.6]], np.float64)
-    (line,) = channels.clamp_report(values)
-    assert "speed_mps: -7 is outside 0..40 m/s" in line and "2 of 3" in line and "row 1" in line and "\n" not in line
-    assert channels.clamp_report(values[:1]) == []
+    assert channels.clamp_report(values) == {"speed_mps": "speed_mps: 45 in row 1 is outside 0..40 m/s and is clamped (2 of 3 values are)"}
+    assert channels.clamp_report(values[:1]) == {}
+    assert list(channels.clamp_report(np.array([[np.inf, -9.0]]))) == ["speed_mps", "steering_rad"]
 
 
 def test_a_set_survives_json() -> None:

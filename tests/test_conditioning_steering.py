@@ -1,6 +1,5 @@
 """Words and files -> commands: what was asked stands in the table, all else is free, mistakes are named."""
 
-import logging
 from pathlib import Path
 
 import numpy as np
@@ -136,10 +135,3 @@ def test_commands_join_what_was_asked(tmp_path: Path) -> None:
     file.write_text("steering_rad\n0\n0\n0\n0\n")
     with pytest.raises(UserError, match=r"'steering_rad' is given by .*a\.csv too"):
         build_commands(ACTIONS, TELEMETRY, 4, steer="left", actions_csv=file)
-
-
-def test_commands_out_of_range_are_told_in_a_line(caplog: pytest.LogCaptureFixture) -> None:
-    with caplog.at_level(logging.WARNING):
-        build_commands(ACTIONS, TELEMETRY, 4, speed_mps=60)
-    (record,) = caplog.records
-    assert record.message.startswith("speed_mps: 60 is outside 0..40 m/s")

@@ -2,17 +2,20 @@
 
 import json
 import shutil
+import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from world_samples import SPEED, STEERING, column_episode, column_tokenizer, random_model
 
-from conditioning.guidance import PromptSchedule
+from conditioning.guidance import GuidanceSchedule, PromptSchedule
 from conditioning.steering import Commands
-from data.errors import UserError
+from data.errors import UserError, UserNotice
 from data.store import EpisodeStore
+from worldgpt import pipeline as pipeline_module
 from worldgpt.pipeline import Observation, WorldGPTPipeline, load_world_model
 from worldgpt.rollout import Rollout, RolloutConfig
 from worldgpt.sampling import SamplingConfig, SamplingPlan
@@ -92,6 +95,84 @@ def test_commands_stand_and_steer(pipeline: WorldGPTPipeline) -> None:
         column = np.isin(chunk.tokens[..., :4], list(lit_codes(pipeline, 1))).argmax(-1)
         moved[action] = np.mean((column[:, 1:] - column[:, :-1]) % 4 == (-action) % 4)
     assert min(moved.values()) > 0.9
+
+
+def moved_as_asked(pipeline: WorldGPTPipeline, action: float, **options: Any) -> float:
+    """Share of steps on which the lit column moves as the action asks, drawn so warmly that many do not."""
+    episode = column_episode(1)
+    context = pipeline.context(episode.frames, {"speed_mps": np.full(48, 3.0)}, {"steering_norm": episode.actions[:, 0]})
+    commands = Commands(np.full((4, 1), action, np.float32), np.full((4, 1), np.nan, np.float32))
+    chunk = pipeline(["sunny day"] * 64, 4, context=context[:1], commands=commands, sampling=SamplingConfig(temperature=4.0), **options)
+    lit = np.isin(chunk.tokens[..., :4], list(lit_codes(pipeline, 1)))
+    column, known = lit.argmax(-1), lit.sum(-1) == 1
+    return float((known[:, 1:] & known[:, :-1] & ((column[:, 1:] - column[:, :-1]) % 4 == (-action) % 4)).mean())
+
+
+@pytest.mark.parametrize("action", [-1.0, 1.0])
+def test_action_guidance_moves_the_world_towards_what_the_action_asks(pipeline: WorldGPTPipeline, action: float) -> None:
+    plain, one, more = (moved_as_asked(pipeline, action, action_guidance=scale) for scale in (1.0, GuidanceSchedule(1.0), 3.0))
+    assert plain == one < 0.7
+    assert more > plain + 0.15
+
+
+def test_prompt_guidance_moves_the_world_towards_what_the_prompt_asks(pipeline: WorldGPTPipeline) -> None:
+    """And with the actions' it does so no less."""
+
+    def nightly(**options: Any) -> float:
+        tokens = pipeline(["night on a road"] * 32, 3, sampling=SamplingConfig(temperature=4.0), **options).tokens[..., :4]
+        return float(np.isin(tokens, pipeline.context(column_episode(0).frames)[:, :4]).mean())
+
+    plain, guided, both = nightly(), nightly(guidance=3.0), nightly(guidance=3.0, action_guidance=2.0)
+    assert min(guided, both) > plain + 0.1
+    schedule = GuidanceSchedule(3.0, "cosine", 2)
+    assert plain < nightly(guidance=schedule) < guided
+
+
+def test_commands_beyond_the_range_are_clamped_and_told_in_one_line(pipeline: WorldGPTPipeline) -> None:
+    nan = np.float32(np.nan)
+    wild = Commands(np.array([[0.0], [2.0], [-9.0]], np.float32), np.array([[nan], [3.0], [99.0]], np.float32))
+    tame = Commands(np.array([[0.0], [1.5], [-1.5]], np.float32), np.array([[nan], [3.0], [8.0]], np.float32))
+    with pytest.warns(UserNotice) as told:
+        clamped = pipeline(["sunny day"] * 2, 3, commands=[tame, wild])
+    assert [str(notice.message) for notice in told] == [
+        "steering_norm: 2 in row 1 is outside -1.5..1.5 norm and is clamped (2 of 3 values are)",
+        "speed_mps: 99 in row 2 is outside 0..8 m/s and is clamped (1 of 3 values are)",
+    ]
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        assert (pipeline(["sunny day"] * 2, 3, commands=tame).tokens == clamped.tokens).all()
+    with pytest.warns(UserNotice) as told:
+        driven = pipeline("sunny day", 5, planner=lambda seen: {"steering_norm": 4.0 if seen.frame > 1 else 1.0})
+    assert [str(notice.message) for notice in told] == [
+        "planner, frame 2: steering_norm: 4 in row 0 is outside -1.5..1.5 norm and is clamped (1 of 1 values are); told once"
+    ]
+    assert (driven.actions == 1.0).all()
+
+
+def test_prompts_of_what_training_never_showed_are_told(pipeline: WorldGPTPipeline, trained: Path, tmp_path: Path) -> None:
+    for prompt in ("sunny day", "Late, on a NIGHT road", ""):
+        found = pipeline.familiarity(prompt)
+        assert found is not None and found.score == 1.0
+    found = pipeline.familiarity("sunny nihgt on mars")
+    assert found is not None and found.unknown == ("mars",) and found.typos == (("nihgt", "night"),)
+    changing = PromptSchedule([("sunny day", 0), ("a volcano erupts", 1)])
+    with pytest.warns(UserNotice, match=r"prompt 'a volcano erupts': familiarity 0\.\d\d; never seen in training: volcano, erupts") as told:
+        pipeline([changing, changing], 2)
+    assert len(told) == 1 and told[0].filename == str(Path(pipeline_module.__file__))
+    with pytest.warns(UserNotice, match="prompt 'volcano'"):
+        next(pipeline.stream(["sunny day"], 1, negative_prompt="volcano"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pipeline(["sunny day", ""], 1)
+    old = shutil.copytree(trained, tmp_path / "old")
+    config = json.loads((old / "config.json").read_text())
+    del config["caption_words"]
+    (old / "config.json").write_text(json.dumps(config))
+    before = WorldGPTPipeline.from_pretrained(old, device="cpu")
+    assert before.familiarity("sunny day") is None
+    with pytest.warns(UserNotice, match="familiarity of the prompts is unknown: ") as told:
+        before(["sunny day", "volcano"], 1)
+    assert len(told) == 1
 
 
 def test_commands_may_differ_from_world_to_world_and_end_early(pipeline: WorldGPTPipeline) -> None:

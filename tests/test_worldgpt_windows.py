@@ -140,7 +140,7 @@ def test_a_batch_holds_each_prompt_once() -> None:
     model = random_model()
     tokens = random_tokens(model.layout, 2, 3).numpy()
     captions = [["fog", "fog", "rain"], ["rain", "", "fog"]]
-    batch = model_batch(Windows(tokens, captions, tokens[:, 0]), tokens, model.text)
+    batch = model_batch(Windows(tokens, captions, tokens[:, 0]), tokens, model.text.tokenize)
     assert len(batch["pieces"]) == 3
     with torch.no_grad():
         gathered = model.text(batch["pieces"])[batch["prompt"]]

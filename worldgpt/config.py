@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from conditioning.guidance import DropoutConfig
-from conditioning.text_config import TextConfig
+from conditioning.text_config import TextConfig, WordingConfig
 from data.errors import UserError
 from tokenizer.loop_config import LoopConfig
 
@@ -94,6 +94,7 @@ class WorldTrainConfig:
     """Compute activations twice instead of keeping them for the backward pass: much less memory, a third more work."""
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
+    wording: WordingConfig = field(default_factory=WordingConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
     history: HistoryConfig = field(default_factory=HistoryConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from conditioning.guidance import PromptSchedule
+from conditioning.guidance import GuidanceSchedule, PromptSchedule
 from conditioning.steering import Commands, build_commands
 from data.contact_sheet import contact_sheet
 from data.errors import UserError
@@ -44,7 +44,8 @@ def generate(config: GenerateConfig) -> list[Path]:
         worlds,
         config.frames,
         negative_prompt=config.negative_prompt,
-        guidance=config.guidance,
+        guidance=GuidanceSchedule.parse(config.guidance, config.guidance_schedule),
+        action_guidance=config.action_guidance,
         context=context,
         commands=_commands(pipeline, config, truth),
         sampling=SamplingPlan.parse(_usual_sampling(config), config.stream_sampling),

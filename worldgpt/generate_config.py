@@ -1,8 +1,10 @@
 """Settings of scripts/generate.py; free of torch, so that `--help` is quick."""
 
+import math
 from dataclasses import dataclass
 from typing import Literal
 
+from conditioning.guidance import GuidanceSchedule
 from data.errors import UserError
 
 
@@ -20,6 +22,12 @@ class GenerateConfig:
     """What guidance moves away from; empty: the absence of a prompt."""
     guidance: float = 1.0
     """Scale of classifier-free guidance; 1: none, above 1: the prompt counts more, at twice the cost."""
+    guidance_schedule: tuple[str, ...] = ()
+    """How --guidance falls to 1: frames=linear:50 or frames=cosine:50 over the first 50 generated frames, codes=linear or codes=cosine
+    over the codes of each frame; or both. Once it is 1 for good, it costs nothing."""
+    action_guidance: float = 1.0
+    """Scale of guidance by the actions: above 1, frames and telemetry are pushed away from what they would be without actions. With
+    --guidance, the two pushes are added, at three times the cost of none."""
     context: str | None = None
     """True frames to go on from: a drive of a prepared set (its .parquet file), an mp4 or an image; without, the first frame is dreamed."""
     context_frames: int = 8
@@ -68,6 +76,11 @@ class GenerateConfig:
             raise UserError(f"--seed: expected 0 or more, got {self.seed}")
         if not self.output.endswith(".mp4"):
             raise UserError(f"--output: expected a name that ends in .mp4, got {self.output!r}")
+        schedule = GuidanceSchedule.parse(self.guidance, self.guidance_schedule)
+        if self.guidance_schedule and schedule.over(0):
+            raise UserError("--guidance-schedule: needs a --guidance other than 1 to begin with")
+        if not math.isfinite(self.action_guidance):
+            raise UserError(f"--action-guidance: expected a finite scale, got {self.action_guidance}")
         if not self.prompt:
             raise UserError("--prompt: expected at least one prompt")
         starts = [frame for frame, _ in self.prompt_at]

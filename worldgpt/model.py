@@ -21,6 +21,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from conditioning.channels import ChannelSet
+from conditioning.familiarity import WordCounts
 from conditioning.text import build_text_encoder
 from conditioning.text_config import TextConfig
 from tokenizer.checkpoint import SafePretrained
@@ -34,7 +35,7 @@ from worldgpt.token_table import SplitTable, TokenTable
 
 
 class WorldGPTConfig(PreTrainedConfig):
-    """Sizes, layout, channels and text encoder of a checkpoint; everything in it is plain JSON."""
+    """Sizes, layout, channels, text encoder and caption words of a checkpoint; everything in it is plain JSON."""
 
     model_type = "worldgpt"
 
@@ -48,6 +49,7 @@ class WorldGPTConfig(PreTrainedConfig):
         fps: float = 10.0,
         frame_size: tuple[int, int] = (64, 128),
         tokenizer_hash: str = "",
+        caption_words: dict[str, Any] | None = None,
         **kwargs: Any,
     ) -> None:
         self.model = model or asdict(ModelConfig())
@@ -55,6 +57,7 @@ class WorldGPTConfig(PreTrainedConfig):
         self.text = text or asdict(TextConfig())
         self.telemetry, self.actions = telemetry or [], actions or []
         self.fps, self.frame_size, self.tokenizer_hash = fps, list(frame_size), tokenizer_hash
+        self.caption_words = caption_words
         super().__init__(**kwargs)
 
     @property
@@ -96,7 +99,15 @@ class WorldGPT(SafePretrained):
 
     kind = "a world model checkpoint"
     trained_by = "scripts/train_worldgpt.py"
-    limits: ClassVar = {"size": 1 << 24, "proto_bytes": 1 << 24, "rows": 256, "columns": 256, "layers": 512, "prompt_tokens": 256}
+    limits: ClassVar = {
+        "size": 1 << 24,
+        "proto_bytes": 1 << 24,
+        "rows": 256,
+        "columns": 256,
+        "layers": 512,
+        "prompt_tokens": 256,
+        "counts": 1 << 40,
+    }
     config_class = WorldGPTConfig
     config: WorldGPTConfig
     base_model_prefix = "worldgpt"
@@ -109,6 +120,8 @@ class WorldGPT(SafePretrained):
         self.layout = Layout.from_dict(config.layout)
         self.telemetry, self.actions = ChannelSet.from_dicts(config.telemetry), ChannelSet.from_dicts(config.actions)
         self.text = build_text_encoder(TextConfig(**config.text))
+        self.caption_words = None if config.caption_words is None else WordCounts.from_dict(config.caption_words)
+        """Words of the training's captions; None for a checkpoint from before they were counted."""
         self.embedding = StepEmbedding(self.layout, config.text["width"], config.model["code_width"], config.width)
         self.blocks = nn.ModuleList(WorldGPTBlock(config, i) for i in range(config.layers))
         self.activation_checkpointing = False

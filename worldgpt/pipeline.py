@@ -4,7 +4,7 @@ Axes: B worlds, T steps, H W pixels, J tokens a step, M telemetry channels, A ac
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, cast
 
@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from conditioning.guidance import PromptSchedule
+from conditioning.familiarity import Familiarity
+from conditioning.guidance import GuidanceSchedule, PromptSchedule
 from conditioning.steering import Commands
 from data.errors import UserError
 from data.folder import atomic_folder
@@ -21,6 +22,7 @@ from tokenizer.checkpoint import checkpoint_folder, load_checkpoint
 from tokenizer.model import FrameTokenizer, load_tokenizer
 from worldgpt.anchors import Policy, Scene, parse_policy
 from worldgpt.model import WorldGPT
+from worldgpt.notices import tell_clamped, tell_planner, tell_unfamiliar
 from worldgpt.rollout import FREE, Decide, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingConfig, SamplingPlan
 
@@ -77,6 +79,8 @@ class _Drive:
     lengths: list[int]
     commands: Sequence[Commands | None] | Commands | None
     planner: Planner | None
+    clamped: set[str] = field(default_factory=set)
+    """Channels that the planner was told about for leaving their range."""
 
 
 class WorldGPTPipeline:
@@ -192,7 +196,8 @@ class WorldGPTPipeline:
         frames: int | Sequence[int],
         *,
         negative_prompt: str = "",
-        guidance: float = 1.0,
+        guidance: float | GuidanceSchedule = 1.0,
+        action_guidance: float | GuidanceSchedule = 1.0,
         context: np.ndarray | None = None,
         commands: Sequence[Commands | None] | Commands | None = None,
         planner: Planner | None = None,
@@ -207,8 +212,10 @@ class WorldGPTPipeline:
 
         `frames`, `seed` and `commands` hold for all worlds, or are given one a world; a world that has come to its end drops out of
         the batch. `context` (T, J) or (B, T, J) are true steps to go on from; without, the first frame is dreamed from the prompt.
+        `guidance` and `action_guidance` are the scales, or schedules of them, by which prompt and actions count more.
         `planner` decides the actions of every step after seeing its frame. `worlds` number the randomness (default 0, 1, ...).
         `reanchor` is a policy of worldgpt/anchors.py; those that replay a log need `truth` (F, J) or (B, F, J), the true steps.
+        Commands beyond a channel's range are clamped, and words that training never showed mean little: a UserNotice says so.
         """
         schedules = [p if isinstance(p, PromptSchedule) else PromptSchedule(p) for p in prompts]
         count = len(schedules)
@@ -217,13 +224,15 @@ class WorldGPTPipeline:
         plan.check(self.model.layout)
         rollout = Rollout(
             self.model,
-            RolloutConfig(plan, guidance, window=window),
+            RolloutConfig(plan, guidance, action_guidance, window=window),
             seeds=_each(seed, count, "seed"),
             worlds=range(count) if worlds is None else worlds,
         )
         policy = parse_policy(reanchor) if isinstance(reanchor, str) else reanchor
         policy.check(rollout)
         scene = Scene(self.retokenize, self._truth(policy, truth, count, max(lengths)))
+        tell_unfamiliar(self.model, [negative_prompt, *(prompt for schedule in schedules for prompt, _ in schedule.changes)])
+        tell_clamped(self.model, [commands] if isinstance(commands, Commands) else commands or ())
         return self._steps(_Drive(rollout, policy, scene, schedules, lengths, commands, planner), context, negative_prompt)
 
     def _steps(self, drive: "_Drive", context: np.ndarray | None, negative_prompt: str) -> Iterator[Chunk]:
@@ -241,7 +250,7 @@ class WorldGPTPipeline:
                 table = torch.from_numpy(np.broadcast_to(context, (len(alive), *context.shape[-2:])).copy())
                 rollout.start(table, embedded, negative)
             anchored.append(policy.apply(rollout, drive.scene).cpu().numpy())
-            decide = self._decide(drive.planner, frame, tuple(alive)) if drive.planner else None
+            decide = self._decide(drive.planner, frame, tuple(alive), drive.clamped) if drive.planner else None
             forced = self._forced(drive.commands, frame, alive)
             pending.append(rollout.step(embedded, negative[: len(alive)], forced, decide).cpu().numpy())
             ended = frame + 1 in lengths
@@ -286,13 +295,18 @@ class WorldGPTPipeline:
             raise UserError(f"--reanchor {policy.name}: expected true steps for {frames} frames, the log has {truth.shape[-2]}")
         return torch.from_numpy(np.broadcast_to(truth, (worlds, *truth.shape[-2:])).copy())
 
+    def familiarity(self, prompt: str) -> Familiarity | None:
+        """How much of a prompt training has shown; None for a checkpoint from before words were counted."""
+        counts = self.model.caption_words
+        return None if counts is None else counts.familiarity(prompt)
+
     def _forced(self, commands: Sequence[Commands | None] | Commands | None, frame: int, alive: Sequence[int]) -> Tensor:
         if commands is None or isinstance(commands, Commands):
             return self.forced_tokens(commands, frame, len(alive))
         return torch.cat([self.forced_tokens(commands[i], frame, 1) for i in alive])
 
-    def _decide(self, planner: Planner, frame: int, alive: tuple[int, ...]) -> Decide:
-        """The planner as the rollout asks it: from tokens to tokens."""
+    def _decide(self, planner: Planner, frame: int, alive: tuple[int, ...], clamped: set[str]) -> Decide:
+        """The planner as the rollout asks it: from tokens to tokens. Channels found beyond their range enter `clamped`."""
         channels = self.model.actions
         if not len(channels):
             raise UserError("planner: the world model has no action channels to decide")
@@ -303,6 +317,7 @@ class WorldGPTPipeline:
             table = np.full((len(numbers), len(channels)), np.nan, np.float32)
             for name, values in given.items():
                 table[:, channels.index(name)] = values
+            tell_planner(channels, table, frame, clamped)
             return torch.from_numpy(np.where(np.isnan(table), FREE, channels.tokens(table)))
 
         return decide

@@ -10,7 +10,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from conditioning.familiarity import WordCounts
 from conditioning.text import fit_text_encoder
+from conditioning.wording import Rewording
 from data.errors import UserError
 from data.folder import write_json
 from tokenizer.loop import keyed_rng, run_loop
@@ -42,6 +44,8 @@ class WorldTask:
     def __init__(self, config: WorldTrainConfig, model: WorldGPT, mixture: Mixture, tokenizer: FrameTokenizer | None) -> None:
         self.config, self.model, self.tokenizer = config, model, tokenizer
         steps = config.model.context_steps
+        words = model.caption_words
+        self.rewording = Rewording(config.wording, model.text, words.counts if words is not None else ())
         self.training = WindowReader(mixture, "train", model.layout, steps)
         self.single_steps = WindowReader(mixture, "train", model.layout, 1)
         self.held_out = WindowReader(mixture, "val", model.layout, steps).spaced(config.evaluation_windows)
@@ -54,7 +58,7 @@ class WorldTask:
         else:
             windows = self.training.random(self.config.loop.batch_size, rng, AnchorPlan.draw(self.config.history, rng))
         inputs = corrupt(windows, self.model.layout, self.config.history, self.config.dropout, rng)
-        return model_batch(inputs, windows.tokens, self.model.text)
+        return model_batch(inputs, windows.tokens, lambda captions: self.rewording.tokenize(captions, rng))
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
         known = dict(batch)
@@ -109,6 +113,7 @@ def build_model(config: WorldTrainConfig, mixture: Mixture, source: WorldGPT | N
     captions = [c.text for store in mixture.stores for d in store.drives("train") for c in d.captions]
     fitted = text_of(source, config.text) if source is not None else None
     text, proto = fitted or fit_text_encoder(captions, config.text)
+    words = WordCounts.of(captions, source.caption_words if source is not None else None)
     channels, codes = (mixture.telemetry, mixture.actions), (mixture.codebook_size, mixture.codebook_levels)
     layout = Layout.build(mixture.grids, codes[0], *channels, text.prompt_tokens, codes[1])
     model_config = WorldGPTConfig(
@@ -120,6 +125,7 @@ def build_model(config: WorldTrainConfig, mixture: Mixture, source: WorldGPT | N
         fps=mixture.fps,
         frame_size=mixture.frame_size,
         tokenizer_hash=mixture.tokenizer_hash,
+        caption_words=words.to_dict(),
     )
     with torch.random.fork_rng():
         torch.manual_seed(config.loop.seed)  # transformers' initial weights come from the global generator

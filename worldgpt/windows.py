@@ -4,9 +4,8 @@ Everything drawn is a pure function of (seed, step, micro-batch), so a training 
 Axes: B windows, T steps, J tokens a step, C codes a step, U distinct prompts, L pieces.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any
 
 import numpy as np
 import torch
@@ -224,7 +223,7 @@ def _neighbours(steps: np.ndarray, layout: Layout, rng: np.random.Generator) -> 
     return others
 
 
-def model_batch(inputs: Windows, targets: np.ndarray, text: Any) -> dict[str, Tensor]:
+def model_batch(inputs: Windows, targets: np.ndarray, tokenize: Callable[[list[str]], Tensor]) -> dict[str, Tensor]:
     """Tensors of a batch: inputs, targets (B, T, J), before (B, 2, J), pieces (U, L) of the distinct prompts, prompt (B, T) their index;
     times (B, T), anchors (A,) (as many as there are) and own (B, T, J) where the windows have them."""
     distinct = {caption: i for i, caption in enumerate(dict.fromkeys(c for row in inputs.captions for c in row))}
@@ -235,6 +234,6 @@ def model_batch(inputs: Windows, targets: np.ndarray, text: Any) -> dict[str, Te
         "inputs": torch.from_numpy(inputs.tokens),
         "before": torch.from_numpy(inputs.before),
         "targets": torch.from_numpy(targets),
-        "pieces": text.tokenize(list(distinct)),
+        "pieces": tokenize(list(distinct)),
         "prompt": index,
     }

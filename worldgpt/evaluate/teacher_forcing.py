@@ -21,7 +21,7 @@ def window_nats(model: WorldGPT, inputs: Windows, targets: np.ndarray, batch_siz
     parts = []
     for i in range(0, len(targets), batch_size):
         chosen = slice(i, i + batch_size)
-        batch = model_batch(inputs[chosen], targets[chosen], model.text)
+        batch = model_batch(inputs[chosen], targets[chosen], model.text.tokenize)
         parts.append(torch.cat(list(batch_nats(model, batch).values()), dim=-1).float().cpu().numpy())
     return np.concatenate(parts)
 
