@@ -10,6 +10,7 @@ d width of a head, V ids of a part.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import cast
 
 import torch
@@ -45,39 +46,44 @@ class PreparedTable:
 
     def __init__(self, table: TokenTable | SplitTable, token_in: Tensor) -> None:
         """`token_in` (D, C) brings a vector to the model's width."""
-        self.table, self.parts = table, [table] if isinstance(table, TokenTable) else [table.first, table.second]
+        self.table = table
+        self.parts = [table] if isinstance(table, TokenTable) else cast(list[TokenTable], list(table.parts))
         self.vectors = [part.vectors().detach() for part in self.parts]
         self.rows = [vectors @ token_in.detach().t() for vectors in self.vectors]  # (V + 1, D) of each part
         self.out = [(part.out.weight.detach() * vectors.shape[1] ** 0.5).t().contiguous() for part, vectors in self._pairs()]
         self.ids = [vectors[:-1].t().contiguous() for vectors in self.vectors]
         self.biases = [part.bias.detach() for part in self.parts]
-        if isinstance(table, SplitTable):
-            width = table.refine.in_features
-            self.meet = table.meet.weight.detach()[:, :width].t().contiguous()
-            self.met = self.vectors[0] @ table.meet.weight.detach()[:, width:].t()  # (V + 1, D): what a first part adds
-            self.refine = table.refine.weight.detach().t().contiguous()
+        self.steps = [] if isinstance(table, TokenTable) else [self._step(table, part) for part in range(len(table.meet))]
+
+    def _step(self, table: SplitTable, part: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        """From a part to the next: a product of the hidden state, what each part told so far adds (V + 1, D), and a product of the sum."""
+        meet, refine = cast(Tensor, table.meet[part].weight).detach(), cast(Tensor, table.refine[part].weight).detach()
+        width = len(refine)
+        told = [vectors @ meet[:, width:].t() for vectors in self.vectors[: part + 1]]
+        return meet[:, :width].t().contiguous(), told, refine.t().contiguous()
 
     def _pairs(self) -> list[tuple[TokenTable, Tensor]]:
         return list(zip(self.parts, self.vectors, strict=True))
 
     def vector(self, ids: Tensor) -> Tensor:
         """(...) -> (..., C)."""
-        return self._sum(self.vectors, ids)
+        return _sum(self.vectors, self.table.split(ids))
 
     def embedded(self, ids: Tensor) -> Tensor:
         """(...) -> (..., D)."""
-        return self._sum(self.rows, ids)
-
-    def _sum(self, tables: list[Tensor], ids: Tensor) -> Tensor:
-        first, *others = [F.embedding(part, rows) for part, rows in zip(self.table.split(ids), tables, strict=True)]
-        return first + others[0] if others else first
+        return _sum(self.rows, self.table.split(ids))
 
     def logits(self, hidden: Tensor, told: Sequence[Tensor]) -> Tensor:
         """Hidden states (N, D) -> logits (N, V) of the next part, once those before it (N,) are `told`."""
         part = len(told)
         if part:
-            hidden = torch.addmm(hidden, F.silu(torch.addmm(F.embedding(told[0], self.met), hidden, self.meet)), self.refine)
+            meet, rows, refine = self.steps[part - 1]
+            hidden = torch.addmm(hidden, F.silu(torch.addmm(_sum(rows, told), hidden, meet)), refine)
         return torch.addmm(self.biases[part], hidden @ self.out[part], self.ids[part])
+
+
+def _sum(tables: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, [F.embedding(part, rows) for part, rows in zip(parts, tables, strict=True)])
 
 
 class PreparedStream:
