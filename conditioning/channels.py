@@ -20,7 +20,14 @@ logger = logging.getLogger(__name__)
 
 
 class ChannelCodec:
-    """Values of one channel <-> token ids. Arrays of any shape; a tensor in gives a tensor out, on its device."""
+    """Values of one channel <-> token ids. Arrays of any shape; a tensor in gives a tensor out, on its device.
+
+    >>> codec = ChannelCodec(ChannelSpec("speed_mps", "m/s", 0.0, 40.0, bins=4))
+    >>> codec.tokens(np.array([3.0, 12.0, 99.0, np.nan]))
+    array([0, 1, 3, 4])
+    >>> codec.values(np.array([0, 1]))
+    array([ 5., 15.], dtype=float32)
+    """
 
     def __init__(self, spec: ChannelSpec) -> None:
         self.spec = spec

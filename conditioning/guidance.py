@@ -53,7 +53,12 @@ def guided_logits(conditional: torch.Tensor, unconditional: torch.Tensor, scale:
 
 @dataclass(frozen=True)
 class PromptSchedule:
-    """Which prompt holds at which generated frame."""
+    """Which prompt holds at which generated frame.
+
+    >>> schedule = PromptSchedule([("sunny day", 0), ("heavy rain at night", 60)])
+    >>> schedule.at(59), schedule.at(60)
+    ('sunny day', 'heavy rain at night')
+    """
 
     changes: tuple[tuple[str, int], ...]
     """((prompt, first generated frame), ...), the first from frame 0, frames rising."""

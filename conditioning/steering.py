@@ -86,7 +86,11 @@ def build_commands(
 
 
 def parse_steer(text: str) -> tuple[Turn, ...]:
-    """`left:20,straight:30` (direction:frames); the last may stand bare and then lasts to the end, as in `left`."""
+    """`left:20,straight:30` (direction:frames); the last may stand bare and then lasts to the end, as in `left`.
+
+    >>> parse_steer("left:20,straight")
+    (Turn(direction='left', frames=20), Turn(direction='straight', frames=None))
+    """
     turns = []
     parts = [part.strip() for part in text.split(",")]
     for number, part in enumerate(parts, start=1):

@@ -6,13 +6,14 @@ from contextlib import contextmanager
 
 from data.errors import UserError
 
-_NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+REPO = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
+"""Names of repositories: user/name."""
 _REFUSED = (401, 403)
 
 
 def check_repo(repo: str) -> str:
     """`repo` itself; UserError where it is not of the form user/name."""
-    if not _NAME.fullmatch(repo):
+    if not REPO.fullmatch(repo):
         raise UserError(f"--repo: expected user/name, got {repo!r}")
     return repo
 

@@ -28,8 +28,8 @@ def data_card(manifest: Manifest, repo: str) -> str:
         f"Driving data of the source `{manifest.source}` as WorldGPT prepares it: {drives:,} drives, {steps:,} steps, "
         f"{steps / manifest.fps / 3600:.2f} hours at {manifest.fps:g} steps a second.",
         *([f"Licence of the data: {manifest.license}."] if manifest.license else []),
-        _table(("split", "drives", "steps", "hours"), _split_rows(manifest)),
-        _table(("camera", "picture", "field of view", "height", "tilt down", "turn to the left"), _camera_rows(manifest)),
+        table(("split", "drives", "steps", "hours"), _split_rows(manifest)),
+        table(("camera", "picture", "field of view", "height", "tilt down", "turn to the left"), _camera_rows(manifest)),
         *_channels(manifest),
         *_captions(manifest),
         "## How to load it",
@@ -42,16 +42,21 @@ def data_card(manifest: Manifest, repo: str) -> str:
 
 
 def _header(manifest: Manifest) -> str:
-    lines = ["---"]
-    if manifest.license:
-        name = re.sub(r"[^a-z0-9.]+", "-", manifest.license.lower()).strip("-")
-        name = "cc0-1.0" if name == "cc0" else name
-        lines += [f"license: {name}"] if name in _LICENSES else ["license: other", f"license_name: {name or 'other'}"]
+    lines = ["---", *license_lines(manifest.license)]
     lines += ["tags:", "- driving", "- worldgpt", "configs:", "- config_name: default", "  data_files:"]
     for split in manifest.splits:
         # A split's name is a word to `datasets`; quoted, for YAML takes some words for truth values.
         lines += [f'  - split: "{re.sub(r"[^A-Za-z0-9_]", "_", split)}"', f'    path: "{safe_name(split)}/*.parquet"']
     return "\n".join([*lines, "---"])
+
+
+def license_lines(license: str | None) -> list[str]:
+    """Lines of a card's header that name a licence, as the Hub knows it or as another; none where none is known."""
+    if not license:
+        return []
+    name = re.sub(r"[^a-z0-9.]+", "-", license.lower()).strip("-")
+    name = "cc0-1.0" if name == "cc0" else name
+    return [f"license: {name}"] if name in _LICENSES else ["license: other", f"license_name: {name or 'other'}"]
 
 
 def _split_rows(manifest: Manifest) -> list[tuple[str, ...]]:
@@ -81,9 +86,9 @@ def _channels(manifest: Manifest) -> list[str]:
         for channel in channels
     ]
     said = "World axes: x forward, y left; yaw, curvature and steering are positive to the left. An action acts until the next step."
-    table = [_table(("channel", "name", "unit", "range", "bins"), rows), said] if rows else []
+    listed = [table(("channel", "name", "unit", "range", "bins"), rows), said] if rows else []
     truth = [f"Known of the world, never an input: {', '.join(manifest.signals.truth)}."] if manifest.signals.truth else []
-    return table + truth
+    return listed + truth
 
 
 def _captions(manifest: Manifest) -> list[str]:
@@ -120,7 +125,7 @@ def _example(manifest: Manifest, repo: str) -> str:
     return "\n".join(lines)
 
 
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """Markdown, without the columns in which nothing is known."""
     rows = list(rows)
     kept = [k for k in range(len(names)) if any(row[k] for row in rows)]

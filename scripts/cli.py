@@ -22,7 +22,7 @@ from typing import Annotated, Any, Literal, NoReturn, TypeVar, cast
 # Scripts run from any folder, with the packages beside them installed or not.
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 from data.errors import UserError
-from data.folder import is_disk_full
+from data.folder import is_disk_full, read_json
 
 # transformers draws a bar for every file that it reads or writes, amid ours; read when it is first imported.
 os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
@@ -64,18 +64,25 @@ def parse(
     """Settings from, in rising order of weight: defaults, `--preset NAME`, `--config FILE.yaml`, flags (`--model.width 512`).
 
     Presets are whole instances; without `--preset`, `default_preset` is taken (a function is called only then, and not for `--help`, so
-    that it may look for a GPU), or plain defaults where that is None. The docstring of `settings` heads the `--help`.
+    that it may look for a GPU), or plain defaults where that is None. Where `settings` has a field `from_run`, `--from-run FOLDER` takes
+    the place of the preset: the settings of the training in that folder. A nested field may go by its last name where only one has it
+    (`--width 512`). The docstring of `settings` heads the `--help`.
     UserError for an unknown flag, field or value; `--help` exits with 0.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
+    argv = _lengthened(list(sys.argv[1:] if argv is None else argv), settings)
     presets = presets or {}
     asks_help = "-h" in argv or "--help" in argv
     name, config = _peek(argv, "preset") if presets else None, _peek(argv, "config")
-    if name is None and default_preset is not None:
+    run = _peek(argv, "from-run") if "from_run" in {field.name for field in dataclasses.fields(cast(Any, settings))} else None
+    if name is not None and run is not None:
+        raise UserError("--preset and --from-run: expected at most one of the two")
+    if name is None and run is None and default_preset is not None:
         name = default_preset if isinstance(default_preset, str) else None if asks_help else default_preset()
     if name is not None and name not in presets:
         raise UserError(f"--preset: expected one of {', '.join(presets)}, got {name!r}")
     default = presets[name] if name else next(iter(presets.values())) if asks_help and presets else _blank(settings)
+    if run is not None:
+        default = settings_of_run(settings, Path(run))
     if config is not None:
         default = override(default, read_yaml(Path(config)), source=config)
     return _run_tyro(settings, default, argv, presets, prog)
@@ -94,6 +101,18 @@ def parse_command(commands: Mapping[str, type], *, about: str, argv: Sequence[st
     if not argv or argv[0] not in commands:
         raise UserError(f"expected one of {', '.join(commands)} first, got {argv[0] if argv else 'nothing'!r}; --help explains them")
     return parse(commands[argv[0]], argv=argv[1:], prog=f"{prog} {argv[0]}")
+
+
+def settings_of_run(settings: type[Settings], folder: Path) -> Settings:
+    """The settings that the training in `folder` was made with, and the precision that it found best; UserError where there is none."""
+    path = folder / "run.json"
+    run = read_json(path)
+    if not isinstance(run, dict) or not isinstance(run.get("config"), dict):
+        raise UserError(f"{path}: expected the record of a training, with its settings under 'config'")
+    values = {**run["config"], "resume": False, "overwrite": False}
+    if isinstance(values.get("loop"), dict) and "precision" in run:
+        values["loop"] = {**values["loop"], "precision": "bf16" if run["precision"] == "bf16" else "fp32"}
+    return override(_blank(settings), values, source=str(path))
 
 
 def read_yaml(path: Path) -> dict[str, Any]:
@@ -177,6 +196,36 @@ def _convert_items(origin: type, arguments: tuple[Any, ...], values: list[Any]) 
     if len(values) != len(arguments):
         raise TypeError(f"{len(arguments)} values")
     return tuple(_convert(hint, value) for hint, value in zip(arguments, values, strict=True))
+
+
+def _lengthened(argv: list[str], settings: type) -> list[str]:
+    """`--width` as `--model.width` where `width` is the last name of one nested field alone, and of no field at the top."""
+    paths: dict[str, list[str]] = {}
+    for path in _paths(settings):
+        paths.setdefault(path.rpartition(".")[2], []).append(path)
+    lengthened = []
+    for argument in argv:
+        flag, equals, value = argument.partition("=")
+        name = flag.removeprefix("--").replace("-", "_")
+        positive = name.removeprefix("no_")
+        found = paths.get(name) or paths.get(positive, [])
+        if flag.startswith("--") and len(found) == 1 and "." in found[0]:
+            nested = found[0].rpartition(".")[0]
+            flag = f"--{nested}.{name}".replace("_", "-")
+        lengthened.append(f"{flag}{equals}{value}")
+    return lengthened
+
+
+def _paths(settings: type, prefix: str = "") -> list[str]:
+    """Names of all fields as flags know them: nested ones with their path, less what is annotated with an empty name."""
+    found, hints = [], typing.get_type_hints(settings, include_extras=True)
+    for field in dataclasses.fields(settings):
+        hint = hints[field.name]
+        inner = typing.get_args(hint)[0] if typing.get_origin(hint) is Annotated else hint
+        unnamed = any(getattr(mark, "name", None) == "" for mark in getattr(hint, "__metadata__", ()))
+        below = prefix if unnamed else f"{prefix}{field.name}."
+        found += _paths(cast(type, inner), below) if dataclasses.is_dataclass(inner) else [f"{prefix}{field.name}"]
+    return found
 
 
 def _peek(argv: Sequence[str], name: str) -> str | None:

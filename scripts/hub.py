@@ -1,9 +1,48 @@
-"""Exchange with the Hugging Face Hub: `hub.py push-data --data DIR --repo user/name`, `hub.py pull-data --repo user/name --output DIR`."""
+"""Exchange with the Hugging Face Hub: checkpoints with `hub.py push` and `hub.py pull`, data sets with `push-data` and `pull-data`."""
 
 from dataclasses import dataclass
 from pathlib import Path
 
 import cli
+
+
+@dataclass(frozen=True)
+class Push:
+    """Publish a trained world model with its tokenizer, a sample drive and a card. Who you are says HF_TOKEN, or `hf auth login` once."""
+
+    repo: str
+    """Repository on the Hub, user/name; made if it is not there."""
+    checkpoint: Path = Path("runs/worldgpt")
+    """Folder of the trained world model."""
+    private: bool = False
+    """Make it visible to you alone."""
+    license: str | None = None
+    """Licence of the weights, for the card."""
+
+    def run(self) -> None:
+        from worldgpt.hub import push_checkpoint
+
+        print(f"pushed to {push_checkpoint(self.checkpoint, self.repo, private=self.private, license=self.license)}")
+
+
+@dataclass(frozen=True)
+class Pull:
+    """Fetch a world model that was pushed; `generate.py --checkpoint user/name` does so by itself."""
+
+    repo: str
+    """Repository on the Hub, user/name."""
+    output: Path
+    """Folder for the checkpoint."""
+    revision: str | None = None
+    """Branch, tag or commit; the main branch by default."""
+    overwrite: bool = False
+    """Replace the checkpoint that is there, once the new one is complete."""
+
+    def run(self) -> None:
+        from worldgpt.hub import pull_checkpoint
+
+        pull_checkpoint(self.repo, self.output, revision=self.revision, overwrite=self.overwrite)
+        print(f"written to {self.output}")
 
 
 @dataclass(frozen=True)
@@ -43,7 +82,7 @@ class PullData:
         print(f"written to {self.output}")
 
 
-COMMANDS = {"push-data": PushData, "pull-data": PullData}
+COMMANDS = {"push": Push, "pull": Pull, "push-data": PushData, "pull-data": PullData}
 
 if __name__ == "__main__":
     cli.main(lambda: cli.parse_command(COMMANDS, about=__doc__ or "").run())

@@ -1,7 +1,5 @@
 """Train the world model: `python scripts/train_worldgpt.py`, after scripts/train_tokenizer.py."""
 
-from typing import Any, cast
-
 import cli
 from defaults import default_preset, ensure_data
 
@@ -10,11 +8,10 @@ from worldgpt.config import WorldTrainConfig, presets
 
 def main() -> None:
     config = cli.parse(WorldTrainConfig, presets=presets(), default_preset=default_preset)
-    from accelerate import PartialState
-
     from data.folder import prepare_output, remove_if_unused
     from data.store import EpisodeStore
     from tokenizer.model import load_tokenizer
+    from tokenizer.parallel import processes
     from worldgpt.mixture import Mixture, parse_data
     from worldgpt.token_store import encode_store
     from worldgpt.train import check_tokenizer, train_worldgpt
@@ -27,18 +24,18 @@ def main() -> None:
     if tokenizer is not None:
         for one in sets:
             check_tokenizer(tokenizer, one.manifest, config.tokenizer)
-    processes = PartialState()
-    with processes.main_process_first():
+    state = processes()
+    with state.main_process_first():
         output = prepare_output(config.output, resume=config.resume, overwrite=config.overwrite)
     try:
-        with processes.main_process_first():
+        with state.main_process_first():
             cache = f"tokens-{tokenizer.content_hash() if tokenizer else 'codes'}"
-            device = cast(Any, processes.device)
+            device = state.device
             tokens = [encode_store(one, tokenizer, one.path / "cache" / cache, device=device) for one in sets]
         train_worldgpt(config, Mixture(tuple(tokens), tuple(folders.values())), tokenizer, output)
     finally:
         remove_if_unused(output)
-    processes.print(f"world model: {output}")
+    state.print(f"world model: {output}")
 
 
 if __name__ == "__main__":

@@ -33,11 +33,14 @@ def trained(column_store, column_tokens, tmp_path_factory: pytest.TempPathFactor
     from world_samples import LOOP, column_tokenizer, train_config
 
     from conditioning.guidance import DropoutConfig
+    from worldgpt.config import HistoryConfig
     from worldgpt.mixture import Mixture
     from worldgpt.train import train_worldgpt
 
     output = tmp_path_factory.mktemp("trained") / "worldgpt"
     loop = replace(LOOP, steps=400, batch_size=16, learning_rate=4e-3, beta2=0.95, warmup_steps=20, log_every=50, checkpoint_every=200)
-    config = train_config(output, loop=loop, sample_steps=3, history_corruption=0.0, beginnings=0.05, dropout=DropoutConfig(actions=0.0))
+    config = train_config(
+        output, loop=loop, sample_steps=3, history=HistoryConfig(corruption=0.0), beginnings=0.05, dropout=DropoutConfig(actions=0.0)
+    )
     train_worldgpt(config, Mixture.of(column_tokens), column_tokenizer(column_store), output)
     return output

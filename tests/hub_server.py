@@ -152,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
             self._answer(200, [entry for entry in self._tree(repo) if entry["path"].startswith(below)])
         elif call:
             facts = {"id": key[1], "sha": repo.sha, "private": repo.private, "tags": [], "downloads": 0, "likes": 0}
-            self._answer(200, {**facts, "siblings": [{"rfilename": name} for name in repo.files]})
+            self._answer(200, {**facts, "siblings": [{"rfilename": name, "size": len(data)} for name, data in repo.files.items()]})
         elif file and file[4] in repo.files:
             self._send_file(repo, repo.files[file[4]])
         else:

@@ -167,7 +167,7 @@ def test_a_drive_comes_in_chunks_that_fit_together():
     spans = list(dict.fromkeys((caption.start, caption.end) for chunk in chunks for caption in chunk.captions))
     assert spans[0][0] == 0 and spans[-1][1] == 70
     assert all(one[1] == two[0] for one, two in pairwise(spans))
-    assert set(chunks[0].labels) == {"weather", "time_of_day", "road", "traffic", "lanes"}
+    assert set(chunks[0].labels) == {"weather", "time_of_day", "road", "traffic", "lanes", "event"}
     assert chunks[0].cameras["front"].horizontal_fov_deg == 65.0
 
 
@@ -200,6 +200,7 @@ def test_steps_outside_a_drive_are_refused():
         ({"val_episodes": -1}, "val_episodes expected at least 0"),
         ({"fps": 0.0}, "fps expected"),
         ({"noise": -0.5}, "noise expected"),
+        ({"events": 1.5}, "events expected a share from 0 to 1"),
         ({"roads": ()}, "roads expected some of highway"),
         ({"weathers": ("hail",)}, "got hail"),
         ({"weathers": ("snow",), "times": ("night",)}, "only held-out looks"),

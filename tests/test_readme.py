@@ -5,6 +5,7 @@ from pathlib import Path
 from unittest.mock import patch
 
 import numpy as np
+import pytest
 from world_samples import MODEL, TEXT
 
 from conditioning.text import fit_text_encoder
@@ -52,6 +53,16 @@ def test_the_example_of_a_planner_drives() -> None:
     pipeline = WorldGPTPipeline(model.eval(), FrameTokenizer(FrameTokenizerConfig(shape, 64, 128, ("front",), "")).eval())
     with patch.object(WorldGPTPipeline, "from_pretrained", lambda folder: pipeline):
         exec(compile(code.replace("frames=600", "frames=9"), "README.md", "exec"), {})
+
+
+def test_the_quick_start_writes_a_video(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (code,) = [code for code in re.findall(r"```python\n(.*?)```", README, re.DOTALL) if "VideoWriter" in code]
+    monkeypatch.chdir(tmp_path)
+    for shown, here in (('"runs/worldgpt"', repr(str(trained))), ("frames=50", "frames=2"), ("(256, 512)", "(32, 128)")):
+        assert shown in code
+        code = code.replace(shown, here)
+    exec(compile(code, "README.md", "exec"), {})
+    assert (tmp_path / "night.mp4").stat().st_size > 0
 
 
 def test_every_source_and_script_that_it_names_is_there() -> None:

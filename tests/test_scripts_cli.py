@@ -1,4 +1,6 @@
+import dataclasses
 import errno
+import json
 import subprocess
 import sys
 import time
@@ -208,3 +210,95 @@ def test_parsing_needs_no_heavy_package() -> None:
     result = subprocess.run([sys.executable, "-c", code], cwd=Path(cli.__file__).parent, capture_output=True, text=True, check=True)
     assert result.stdout.strip() == "[]"
     assert time.perf_counter() - start < 3
+
+
+# -- short names, and trainings made again ----------------------------------------------------------------------------------------
+
+
+def test_a_nested_field_goes_by_its_last_name_where_that_is_enough() -> None:
+    assert parse("--width", "512", "--rate=0.25").model == Model(512, 0.25)
+    assert parse("--model.width", "512", "--width", "256").model.width == 256
+
+    @dataclass(frozen=True)
+    class Inner:
+        """Inside."""
+
+        steps: int = 1
+        """Hidden by a field of the same name at the top."""
+        width: int = 1
+        """One of two widths."""
+        exact: bool = False
+        """A switch."""
+        off: bool = True
+        """A switch that is on."""
+
+    @dataclass(frozen=True)
+    class Outer:
+        """Outside."""
+
+        model: Model = field(default_factory=Model)
+        """Has a width too."""
+        inner: Inner = field(default_factory=Inner)
+        """Inside."""
+        steps: int = 2
+        """At the top."""
+
+    def outer(*argv: str) -> Outer:
+        return cli.parse(Outer, argv=argv, prog="x.py")
+
+    assert (outer("--steps", "7").steps, outer("--steps", "7").inner.steps) == (7, 1)
+    assert outer("--exact").inner.exact
+    assert not outer("--no-off").inner.off
+    with pytest.raises(UserError, match="--width"):
+        outer("--width", "3")
+
+
+@dataclass(frozen=True)
+class Repeatable:
+    """A training that can be made again."""
+
+    from_run: str | None = None
+    """Which one."""
+    output: str = "runs/x"
+    """Where to."""
+    resume: bool = False
+    """Go on."""
+    overwrite: bool = False
+    """Replace."""
+    model: Model = field(default_factory=Model)
+    """Its sizes."""
+    names: tuple[str, ...] = ()
+    """Some names."""
+
+
+def repeat(*argv: str) -> Repeatable:
+    return cli.parse(Repeatable, presets={"demo": Repeatable(), "large": Repeatable(model=Model(9))}, default_preset="large", argv=argv)
+
+
+def test_a_training_is_made_again_from_its_record(tmp_path: Path) -> None:
+    run = Repeatable(output="runs/first", resume=True, model=Model(7, 0.125), names=("a", "b"))
+    (tmp_path / "run.json").write_text(json.dumps({"config": dataclasses.asdict(run), "precision": "no"}))
+    again = repeat("--from-run", str(tmp_path), "--output", "runs/second", "--rate", "0.5")
+    assert again == Repeatable(from_run=str(tmp_path), output="runs/second", model=Model(7, 0.5), names=("a", "b"))
+    assert repeat().model == Model(9)
+
+
+@pytest.mark.parametrize(
+    "record, expected",
+    [
+        (None, "run.json: no such file"),
+        ("[1]", "run.json: expected the record of a training, with its settings under 'config'"),
+        ('{"config": {"models": 1}}', "unknown field 'models'"),
+        ('{"config": {"model": {"width": "wide"}}}', "field 'model.width' expected int, got 'wide'"),
+    ],
+)
+def test_a_record_that_is_none_is_told(tmp_path: Path, record: str | None, expected: str) -> None:
+    if record is not None:
+        (tmp_path / "run.json").write_text(record)
+    with pytest.raises(UserError, match=expected):
+        repeat("--from-run", str(tmp_path))
+
+
+def test_a_preset_and_a_training_to_repeat_exclude_each_other(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="--preset and --from-run: expected at most one of the two"):
+        repeat("--from-run", str(tmp_path), "--preset", "demo")

@@ -1,87 +1,20 @@
 """Laws of the training loop on a task small enough to check by hand."""
 
 import json
-import math
 import shutil
-from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from line_samples import CONFIG, LineTask, log, train, weights
+from torch import nn
 
 from data.errors import UserError
-from tokenizer import loop, training_log
+from tokenizer import run_record, training_log
 from tokenizer.loop import keyed_rng, keyed_seed, run_loop
 from tokenizer.loop_config import LoopConfig, learning_rate_factor
 from tokenizer.training_state import RunningMean, checkpoints
-
-CONFIG = LoopConfig(
-    steps=10,
-    batch_size=4,
-    learning_rate=0.02,
-    warmup_steps=2,
-    log_every=3,
-    evaluate_every=5,
-    checkpoint_every=4,
-    precision="fp32",
-    ema_decay=0.8,
-)
-
-
-class LineTask:
-    """Fits a line to noisy points, with noise from the loop's generator too."""
-
-    def __init__(self, config: LoopConfig, *, bad: tuple[int, ...] = (), noise: float = 0.1) -> None:
-        self.config, self.bad, self.noise = config, bad, noise
-        torch.manual_seed(config.seed)
-        self.model: nn.Module = nn.Sequential(nn.Linear(3, 8), nn.Tanh(), nn.Linear(8, 1))
-        self.saved: list[dict[str, Tensor]] = []
-
-    def batch(self, step: int, micro: int) -> Mapping[str, Tensor]:
-        x = keyed_rng(self.config.seed, step).normal(size=(8, 3)).astype(np.float32)
-        rows = x.reshape(-1, self.config.batch_size, 3)[micro]
-        return {"x": torch.from_numpy(rows), "bad": torch.tensor(step in self.bad)}
-
-    def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        x = batch["x"]
-        noise = self.noise * torch.randn(len(x), generator=generator)
-        loss = (self.model(x)[:, 0] - x.sum(1) - noise).square().mean()
-        loss = loss * (math.nan if batch["bad"] else 1.0)
-        return loss, {"half": loss.detach() / 2}
-
-    def evaluate(self) -> dict[str, float]:
-        with torch.no_grad():
-            return {"weight": float(self.model[0].weight.sum())}  # type: ignore[index, union-attr]
-
-    def save(self, folder: Path) -> None:
-        self.saved.append({name: p.detach().clone() for name, p in self.model.named_parameters()})
-
-    def sample(self, folder: Path, step: int) -> None:
-        folder.mkdir(exist_ok=True)
-
-    def units(self) -> tuple[str, float]:
-        return "points", 4.0
-
-    def flops(self) -> float:
-        return 0.0
-
-
-def train(output: Path, config: LoopConfig = CONFIG, *, resume: bool = False, **options: object) -> tuple[LineTask, dict[str, float]]:
-    task = LineTask(config, **options)  # type: ignore[arg-type]
-    return task, run_loop(task, config, output, resume=resume, description={})
-
-
-def log(output: Path) -> list[dict[str, float]]:
-    """Lines of the log, without what the clock says."""
-    lines = [json.loads(line) for line in (output / "log.jsonl").read_text().splitlines()]
-    return [{k: v for k, v in line.items() if "per_s" not in k} for line in lines]
-
-
-def weights(task: LineTask) -> Tensor:
-    return torch.cat([p.detach().flatten() for p in task.model.parameters()])
 
 
 @pytest.mark.parametrize("stop", [4, 8])
@@ -151,15 +84,15 @@ def test_an_update_that_is_not_finite_is_not_made(tmp_path: Path, capsys: pytest
 
 def test_three_bad_updates_in_a_row_stop_the_training(tmp_path: Path) -> None:
     train(tmp_path / "scattered", bad=(1, 2, 4, 5, 7))
-    with pytest.raises(UserError, match=r"stopped at update 6: 3 updates in a row were not finite; lower loop\.learning_rate"):
+    with pytest.raises(UserError, match=r"stopped at update 6: 3 updates in a row were not finite or exploded; lower loop\.learning_rate"):
         train(tmp_path / "run", bad=(1, 4, 5, 6))
-    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step_0000004"]
+    assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step_0000004", "step_0000005"]
 
 
 def test_checkpoints_rotate(tmp_path: Path) -> None:
-    train(tmp_path / "run", replace(CONFIG, checkpoint_every=2))
+    train(tmp_path / "run", replace(CONFIG, checkpoint_every=2, evaluate_every=0))
     assert [path.name for path in checkpoints(tmp_path / "run" / "checkpoints")] == ["step_0000008", "step_0000010"]
-    train(tmp_path / "three", replace(CONFIG, checkpoint_every=3, keep_checkpoints=3))
+    train(tmp_path / "three", replace(CONFIG, checkpoint_every=3, keep_checkpoints=3, evaluate_every=0))
     assert [int(path.name[5:]) for path in checkpoints(tmp_path / "three" / "checkpoints")] == [6, 9, 10]
     assert not [path for path in (tmp_path / "run" / "checkpoints").iterdir() if path.name.startswith(".")]
 
@@ -257,6 +190,8 @@ def test_a_resumed_training_keeps_its_precision_whatever_is_measured_now(tmp_pat
     cpu = torch.device("cpu")
     for began, measured in (("no", True), ("bf16", False)):
         (tmp_path / "run.json").write_text(json.dumps({"precision": began}))
-        monkeypatch.setattr(loop, "bf16_is_fast", lambda device, measured=measured: measured)
-        assert loop._precision(tmp_path, cpu, resume=True) == ("bf16" if began == "bf16" else "fp32")
-        assert loop._precision(tmp_path, cpu, resume=False) == ("bf16" if measured else "fp32")
+        monkeypatch.setattr(run_record, "bf16_is_fast", lambda device, measured=measured: measured)
+        auto = LoopConfig(precision="auto")
+        assert run_record.chosen_precision(auto, tmp_path, cpu, resume=True) == ("bf16" if began == "bf16" else "fp32")
+        assert run_record.chosen_precision(auto, tmp_path, cpu, resume=False) == ("bf16" if measured else "fp32")
+        assert run_record.chosen_precision(replace(auto, deterministic=True), tmp_path, cpu, resume=False) == "fp32"

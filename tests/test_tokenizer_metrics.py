@@ -82,11 +82,11 @@ def test_masks_measure_their_own_pixels_alone() -> None:
 
 def test_code_use_of_known_codes() -> None:
     codes = np.array([[[0, 1], [2, 3]], [[0, 1], [2, 2]], [[3, 3], [3, 3]]])  # (3, 2, 2)
-    use = code_use(codes, np.array([False, True, False]), codebook_size=8)
+    use = code_use(codes, np.array([False, True, False]))
     counts = np.array([2, 2, 3, 5]) / 12
     entropy = -(counts * np.log2(counts)).sum()
     assert use == CodeUse(used=4, perplexity=pytest.approx(2**entropy), bits_per_frame=pytest.approx(4 * entropy), unchanged_share=0.75)
 
 
 def test_unchanged_share_is_unknown_without_neighbours() -> None:
-    assert math.isnan(code_use(np.zeros((2, 2, 2), int), np.array([False, False]), 4).unchanged_share)
+    assert math.isnan(code_use(np.zeros((2, 2, 2), int), np.array([False, False])).unchanged_share)

@@ -15,6 +15,8 @@ def test_orthogonal_keeps_the_directions_and_levels_the_lengths(shape: tuple[int
     assert (inside - torch.diag(inside.diag())).abs().max() < 1e-3
     assert inside.diag().min() > 0.5 and inside.diag().max() < 1.3
     assert torch.allclose(orthogonal(matrix), orthogonal(1000 * matrix), atol=1e-4)
+    rough = u.T @ orthogonal(matrix, bf16=True) @ vh.T
+    assert (rough - inside).abs().max() < 0.05
 
 
 def test_the_rest_moves_as_in_adamw() -> None:

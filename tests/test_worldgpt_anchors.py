@@ -5,7 +5,7 @@ import torch
 from world_samples import random_model, random_prompts, random_tokens
 
 from data.errors import UserError
-from worldgpt.anchors import POLICIES, EveryN, OnDrift, Policy, Real, Scene, parse_policy
+from worldgpt.anchors import POLICIES, EveryN, Future, Keyframe, OnDrift, Policy, Real, Scene, parse_policy
 from worldgpt.model import WorldGPT
 from worldgpt.rollout import FREE, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingPlan
@@ -56,6 +56,52 @@ def test_real_puts_in_the_true_steps(model: WorldGPT) -> None:
     assert torch.equal(torch.stack([rollout.step(prompts, prompts, free) for _ in range(3)], dim=1), tokens[:, 5:])
 
 
+def test_keyframe_pins_the_first_frame_and_the_most_alike_of_those_that_left() -> None:
+    model = random_model(context_steps=6)
+    context, prompts = random_tokens(model.layout, 2, 5, seed=8), random_prompts(model, 2, seed=1)
+    rollout = Rollout(model, RolloutConfig(SamplingPlan()), seeds=[0, 0], worlds=range(2))
+    rollout.start(context, prompts, prompts)
+    policy, free, pinned = Keyframe(3), torch.full((2, model.layout.tokens_per_step), FREE), {}
+    made = []
+    for step in range(14):
+        if bool(policy.apply(rollout, Scene(lambda steps: steps)).all()):
+            assert rollout._anchors is not None
+            pinned[step] = rollout._anchors
+        made.append(rollout.step(prompts, prompts, free))
+    assert list(pinned) == [0, 3, 6, 9, 12]
+    for step, anchors in pinned.items():
+        assert torch.equal(anchors.tokens[:, 0], context[:, -1]) and (anchors.steps[:, 0] == -1).all()
+        assert anchors.tokens.shape[1] == (1 if step < 9 else 2)  # the keyframe of step 2 is still in the window at step 6
+        if step >= 9:
+            assert set(anchors.steps[:, 1].tolist()) <= {2, 5, 8}
+            for world in range(2):
+                chosen = int(anchors.steps[world, 1])
+                assert torch.equal(anchors.tokens[world, 1], made[chosen][world])
+    policy.keep([1])
+    assert policy.kept[0][1].shape[0] == 1
+
+
+def test_keyframes_without_a_context_begin_with_the_third_dreamed_frame() -> None:
+    model = random_model(context_steps=6)
+    _, anchored = drive(model, Keyframe(4), Scene(lambda steps: steps), 9)
+    assert anchored.all(0).nonzero().flatten().tolist() == [3, 4, 8]
+
+
+def test_future_pins_the_true_step_ahead() -> None:
+    model = random_model(context_steps=6)
+    truth, prompts = random_tokens(model.layout, 2, 12, seed=5), random_prompts(model, 2, seed=1)
+    rollout = Rollout(model, RolloutConfig(SamplingPlan()), seeds=[0, 0], worlds=range(2))
+    rollout.start(random_tokens(model.layout, 2, 5, seed=8), prompts, prompts)
+    policy, scene, goals = Future(5), Scene(lambda steps: steps, truth), []
+    for _ in range(11):
+        if bool(policy.apply(rollout, scene).all()):
+            assert rollout._anchors is not None
+            goals.append(int(rollout._anchors.steps[0, 0]))
+            assert torch.equal(rollout._anchors.tokens[:, 0], truth[:, goals[-1]])
+        rollout.step(prompts, prompts, torch.full((2, model.layout.tokens_per_step), FREE))
+    assert goals == [5, 10, 11]
+
+
 def test_on_drift_anchors_only_the_world_that_drifts(model: WorldGPT) -> None:
     def retokenize(steps: torch.Tensor) -> torch.Tensor:
         """World 1 agrees with itself at first, and no more later."""
@@ -76,11 +122,11 @@ def test_on_drift_anchors_only_the_world_that_drifts(model: WorldGPT) -> None:
 
 
 def test_policies_are_read_from_words() -> None:
-    assert set(POLICIES) == {"none", "every_n", "on_drift", "real"}
+    assert set(POLICIES) == {"none", "every_n", "keyframe", "on_drift", "future", "real"}
     assert parse_policy("every_n:7").every == 7  # type: ignore[attr-defined]
     assert parse_policy("on_drift:1.5").factor == 1.5  # type: ignore[attr-defined]
     assert parse_policy("real").needs_truth
-    for wrong in ("sometimes", "none:3", "every_n:x", "every_n:1", "on_drift:1", "real:0", "every_n:"):
+    for wrong in ("sometimes", "none:3", "every_n:x", "every_n:1", "on_drift:1", "real:0", "every_n:", "future:91"):
         with pytest.raises(UserError, match="--reanchor"):
             parse_policy(wrong)
 
@@ -91,3 +137,5 @@ def test_a_window_too_short_to_keep_motion_is_refused() -> None:
     parse_policy("none").check(rollout)
     with pytest.raises(UserError, match="window of more than 3 steps"):
         parse_policy("every_n").check(rollout)
+    with pytest.raises(UserError, match="window of more than 5 steps"):
+        parse_policy("keyframe").check(rollout)

@@ -181,7 +181,7 @@ def test_mistakes_leave_nothing_behind(make, trained: Path, tmp_path: Path) -> N
     (broken / "model.safetensors").write_bytes((trained / "model.safetensors").read_bytes()[:5000])
     for checkpoint, message in (
         (tmp_path / "absent", r"absent: expected a world model checkpoint, found no config\.json"),
-        (broken, "broken: could not be read as a world model"),
+        (broken, r"broken.model\.safetensors: could not be read as weights"),
         (trained / "tokenizer", "tokenizer: expected a world model checkpoint"),
     ):
         with pytest.raises(UserError, match=message):

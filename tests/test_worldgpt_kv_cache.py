@@ -6,7 +6,7 @@ from torch.nn import functional as F
 from world_samples import random_model, random_prompts, random_tokens
 
 from worldgpt.attention import SHARPNESS, norm
-from worldgpt.kv_cache import RingCache
+from worldgpt.kv_cache import REACH, RingCache
 from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
 from worldgpt.rope import rotate
@@ -27,10 +27,10 @@ def drive(model: WorldGPT, cache: RingCache, steps: int, seed: int = 0) -> list[
             by, first = cache.begin_step(), layout.prompt_tokens
             seen = known[:, step : step + SEEN_STEPS]
             conditions = model.embedding.conditions(seen, prompts[:, step])
-            parts = [model.extend(model.embedding.prompt(prompts[:, step], seen, conditions), by[:first], cache)]
+            parts = [model.extend(model.embedding.prompt(prompts[:, step], seen, conditions), by[..., :first, :], cache)]
             for token in range(layout.tokens_per_step):
                 x = model.embedding.tokens(seen, token, token + 1, conditions)
-                parts.append(model.extend(x, by[first + token : first + token + 1], cache))
+                parts.append(model.extend(x, by[..., first + token : first + token + 1, :], cache))
             hidden.append(torch.cat(parts, dim=1))
     return hidden
 
@@ -44,19 +44,29 @@ def test_keeps_the_newest_steps_and_lets_the_oldest_go(model: WorldGPT) -> None:
         assert cache.filled == len(cache.steps) * model.layout.positions_per_step
 
 
-def test_pinned_steps_stay(model: WorldGPT) -> None:
-    cache = model.new_cache(2)
-    drive(model, cache, 3)
-    cache.pin(1)
-    drive(model, cache, 9)
-    assert sorted(cache.steps) == [1, 9, 10, 11]
-    cache.pin(10)
-    drive(model, cache, 5)
-    assert sorted(cache.steps) == [1, 10, 15, 16]
-    with pytest.raises(ValueError, match="at most 2 of 4 steps can be pinned"):
-        cache.pin(15)
-    with pytest.raises(ValueError, match="step 2 is not in the window"):
-        cache.pin(2)
+def anchored_cache(model: WorldGPT, away: list[list[int]], steps: int = 1) -> RingCache:
+    """A cache of two worlds with anchors that lie `away` from the next step, and `steps` of context."""
+    cache, anchors = model.new_cache(2), len(away[0])
+    tokens, prompts = random_tokens(model.layout, 2, anchors + steps, seed=9), random_prompts(model, 2, anchors + steps, seed=9)
+    with torch.no_grad():
+        model.prefill(tokens, prompts, cache, anchor_times=torch.tensor(away))
+    return cache
+
+
+def test_anchors_stay_and_their_distance_grows(model: WorldGPT) -> None:
+    cache = anchored_cache(model, [[-5], [30]])
+    assert cache.times().tolist() == [[-3, 1], [32, 1]]
+    kept = cache.raw_keys[:, :, :, : model.layout.positions_per_step].clone()
+    for step in range(1, 9):
+        drive(model, cache, 1, seed=step)
+        assert sorted(cache.steps) == list(range(max(0, step - 2), step + 1))  # a window of 4, one place taken
+        behind, ahead = cache.times()[:, 0].tolist()
+        present = cache.times()[0, 1:].max().item()
+        assert present - behind == 5 + step - 1
+        assert ahead - present == 30 - step + 1
+    assert torch.equal(cache.raw_keys[:, :, :, : model.layout.positions_per_step], kept)
+    far = anchored_cache(model, [[-5000], [5000]])
+    assert (far.times()[:, 0] - far.times()[:, 1]).tolist() == [-REACH, REACH]
 
 
 def test_times_and_memory_do_not_grow(model: WorldGPT) -> None:
@@ -65,7 +75,7 @@ def test_times_and_memory_do_not_grow(model: WorldGPT) -> None:
     before = [(store.data_ptr(), store.shape) for store in stores]
     for step in range(40):
         drive(model, cache, 1, seed=step)
-        times = cache.times()
+        (times,) = cache.times()
         assert times.min() >= 0
         assert times.max() == min(step, 3)
         assert sorted(times.tolist()) == list(range(len(cache.steps)))
@@ -74,16 +84,14 @@ def test_times_and_memory_do_not_grow(model: WorldGPT) -> None:
 
 def test_attention_does_not_depend_on_where_a_step_lies(model: WorldGPT) -> None:
     """The newest query's attention in every layer, compared with one over the stored raw keys put in order of time."""
-    cache = model.new_cache(2)
-    drive(model, cache, 3)
-    cache.pin(0)
-    drive(model, cache, 6, seed=1)
+    cache = anchored_cache(model, [[-7], [20]])
+    drive(model, cache, 7, seed=1)
     assert cache.steps != sorted(cache.steps)
     size, head_dim = model.layout.positions_per_step, model.config.width // model.config.heads
-    order = sorted(range(len(cache.steps)), key=lambda place: cache.steps[place])
+    order = [0, *(1 + i for i in sorted(range(3), key=cache.steps.__getitem__))]
     places = torch.cat([torch.arange(place * size, (place + 1) * size) for place in order])
-    times = torch.tensor([0, 1, 2, 3])  # pinned step 0, then the three newest
-    assert cache.times()[order].tolist() == times.tolist()
+    times = torch.tensor([[-10, 1, 2, 3], [17, 1, 2, 3]])  # the anchors, then the three newest
+    assert cache.times()[:, order].tolist() == times.tolist()
     by = model.rotation_at(times)
     query = torch.randn(2, model.config.heads, 1, head_dim, generator=torch.Generator().manual_seed(2), dtype=torch.float64)
     for layer in range(model.config.layers):
@@ -106,7 +114,7 @@ def test_past_the_window_one_layer_equals_a_recomputed_window() -> None:
     hidden = drive(model, cache, steps)
     tokens, prompts = random_tokens(model.layout, 2, steps), random_prompts(model, 2, steps)
     x = model.embedding(tokens, prompts)[:, -window:].flatten(1, 2)
-    by = model.rotation_at(torch.arange(window))
+    by = model.rotation_at(torch.arange(window)[None])
     with torch.no_grad():
         fresh = norm(model.blocks[0](x, by))
     torch.testing.assert_close(hidden[-1], fresh[:, -model.layout.positions_per_step :], rtol=0, atol=1e-9)

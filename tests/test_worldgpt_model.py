@@ -64,7 +64,7 @@ def test_cached_equals_uncached(model: WorldGPT, context: int, chunk: int) -> No
         by, parts = cache.begin_step(), []
         for start in range(0, layout.positions_per_step, chunk):
             places = slice(start, start + chunk)
-            parts.append(model.extend(embedded[:, step, places], by[places], cache))
+            parts.append(model.extend(embedded[:, step, places], by[..., places, :], cache))
         torch.testing.assert_close(torch.cat(parts, dim=1), whole[:, step], rtol=0, atol=1e-9)
 
 
@@ -126,9 +126,9 @@ def test_null_is_never_among_the_logits(model: WorldGPT) -> None:
 @torch.no_grad()
 def test_only_differences_of_time_matter(model: WorldGPT) -> None:
     tokens, prompts = window(model)
-    early, late = (model(tokens, prompts, times=torch.arange(4) + offset) for offset in (0, 5))
+    early, late = (model(tokens, prompts, times=torch.arange(4)[None] + offset) for offset in (0, 5))
     torch.testing.assert_close(early, late, rtol=0, atol=1e-4)  # angles are float32
-    gap = model(tokens, prompts, times=torch.tensor([0, 4, 5, 6]))
+    gap = model(tokens, prompts, times=torch.tensor([[0, 4, 5, 6]]))
     assert (gap - early).abs().max() > 1e-2
 
 

@@ -145,7 +145,7 @@ def broken_copies(trained: Path, folder: Path) -> dict[str, Path]:
         ("truncated", "could not be read"),
         ("garbage", "expected JSON"),
         ("unfit", "do not fit"),
-        ("wide", "could not be read"),
+        ("wide", "do not fit"),
     ):
         copy = folder / name
         copy.mkdir(parents=True)

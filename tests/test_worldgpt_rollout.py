@@ -14,9 +14,10 @@ STEPS = 7
 """Longer than the window of 4."""
 
 
-@pytest.fixture(scope="module")
-def model() -> WorldGPT:
-    return random_model()
+@pytest.fixture(scope="module", params=[(), (4,) * 8], ids=["whole", "halves"])
+def model(request: pytest.FixtureRequest) -> WorldGPT:
+    """With codes told at once, and in two halves."""
+    return random_model(levels=request.param)
 
 
 def roll(
@@ -77,8 +78,8 @@ def test_within_the_window_a_greedy_rollout_is_what_the_whole_model_predicts(mod
     tokens = roll(model, range(2), context=context, sampling=SamplingConfig(temperature=0), steps=2)
     prompts = torch.stack([random_prompts(model, seed=100 + w) for w in range(2)])[:, None].expand(-1, 4, -1, -1)
     hidden = model.predicting(model(torch.cat([context, tokens], dim=1), prompts))[:, 2:]
-    for token in range(model.layout.tokens_per_step):
-        assert torch.equal(model.logits(hidden[:, :, token], token).argmax(-1), tokens[:, :, token])
+    for step in range(2):
+        assert torch.equal(greedy(model, hidden[:, step]), tokens[:, step])
 
 
 def test_guidance_of_one_is_no_guidance(model: WorldGPT) -> None:
@@ -160,8 +161,8 @@ def test_a_longer_rollout_begins_like_a_shorter_one(model: WorldGPT) -> None:
 def test_within_the_window_the_ring_equals_reading_anew(model: WorldGPT, guidance: float) -> None:
     """Past it, the ring's deeper layers know more than the window holds, so that the two may part."""
     context = random_tokens(model.layout, 2, 1)
-    ring = roll(model, range(2), context=context, guidance=guidance)
-    anew = roll(model, range(2), context=context, guidance=guidance, window="recompute")
+    ring = roll(model, range(2), context=context, guidance=guidance, steps=4 * STEPS)
+    anew = roll(model, range(2), context=context, guidance=guidance, steps=4 * STEPS, window="recompute")
     assert torch.equal(ring[:, :3], anew[:, :3])  # four steps with the context
     assert not torch.equal(ring, anew)
 
@@ -260,3 +261,39 @@ def test_each_stream_is_drawn_by_its_own_settings(model: WorldGPT) -> None:
     assert torch.equal(a[:, span], b[:, span])
     assert not torch.equal(a, b)
     assert bool(first.surprise.isfinite().all() and (first.surprise > 0).all())
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("window", ["ring", "recompute"])
+def test_anchors_are_seen_at_their_distance(model: WorldGPT, window: Literal["ring", "recompute"]) -> None:
+    """A greedy rollout with anchors behind and ahead is what the whole model predicts from a window with those in front."""
+    context, anchors = random_tokens(model.layout, 2, 2), random_tokens(model.layout, 2, 1, seed=4)
+    away, prompts = torch.tensor([[-9], [20]]), random_prompts(model, 2, seed=7)
+    config = RolloutConfig(SamplingPlan(SamplingConfig(temperature=0)), window=window)
+    rollout = Rollout(model, config, seeds=[0, 0], worlds=range(2))
+    rollout.start(context, prompts, prompts)
+    rollout.anchor(anchors, away)
+    assert rollout.held == rollout.room == 2
+    free = torch.full((2, model.layout.tokens_per_step), FREE)
+    known, before = context, model.embedding.unseen(2)[:, :2]
+    for step in range(3):
+        made = rollout.step(prompts, prompts, free)
+        window_tokens = torch.cat([anchors, known, made[:, None]], dim=1)
+        times = torch.cat([away - step + 3, torch.arange(1, 4).expand(2, -1)], dim=1)
+        told = prompts[:, None].expand(-1, 4, -1, -1)
+        hidden = model.predicting(model(window_tokens, told, before, times, anchors=1))[:, -1]
+        expected = greedy(model, hidden)
+        if step == 0 or window == "recompute":  # once the window moves, deep layers of the ring remember more
+            assert torch.equal(made, expected)
+        known, before = torch.cat([known, made[:, None]], dim=1)[:, 1:], torch.cat([before, known[:, :1]], dim=1)[:, 1:]
+
+
+def greedy(model: WorldGPT, hidden: torch.Tensor) -> torch.Tensor:
+    """(B, J) likeliest tokens from hidden states (B, J, D) at the positions that predict them."""
+    tokens = []
+    for token in range(model.layout.tokens_per_step):
+        table, told = model.table(model.layout.pieces(token, token + 1)[0][0]), []
+        for _ in table.sizes:
+            told.append(model.logits(hidden[:, token], token, told).argmax(-1))
+        tokens.append(table.join(told))
+    return torch.stack(tokens, dim=1)

@@ -5,10 +5,11 @@ import math
 import numpy as np
 import pytest
 import torch
+from torch.nn import functional as F
 
 from data.errors import UserError
 from worldgpt.layout import Stream
-from worldgpt.sampling import SamplingConfig, SamplingPlan, draw, keyed_uniforms, probabilities
+from worldgpt.sampling import SamplingConfig, SamplingPlan, draw, draw_with_nats, keyed_uniforms, probabilities
 
 CONFIGS = [
     SamplingConfig(),
@@ -136,3 +137,26 @@ def test_a_plan_is_read_from_words() -> None:
     for wrong in ("telemetry", "telemetry:warmth=2", "telemetry:top_k=many", "telemetry:temperature=-1"):
         with pytest.raises(UserError, match=r"stream-sampling|temperature"):
             SamplingPlan.parse(SamplingConfig(), [wrong])
+
+
+@pytest.mark.parametrize("top_p", [0.05, 0.3, 0.9, 0.999, 1.0])
+def test_the_nucleus_is_found_without_sorting_all(top_p: float) -> None:
+    """Whether few tokens reach it or many, and where several are equally likely."""
+    generator = torch.Generator().manual_seed(0)
+    for scale in (0.1, 3.0, 30.0):
+        logits = (torch.randn(5, 320, generator=generator) * scale).round(decimals=0 if scale > 1 else 3)
+        p = torch.softmax(logits.double(), dim=-1)
+        ordered, order = p.sort(dim=-1, descending=True, stable=True)
+        kept = torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, ordered.cumsum(-1) - ordered < top_p)
+        found = probabilities(logits, SamplingConfig(top_p=top_p))
+        assert torch.equal(found > 0, kept if top_p < 1 else p > 0)
+        torch.testing.assert_close(found.sum(-1), torch.ones(5, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("config", [SamplingConfig(), SamplingConfig(temperature=0.7, top_p=0.8), SamplingConfig(temperature=0)])
+def test_a_draw_with_its_nats_is_a_draw_and_its_nats(config: SamplingConfig) -> None:
+    logits = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
+    uniforms = keyed_uniforms([0], [0], 0, 200)[0]
+    tokens, nats = draw_with_nats(logits, uniforms, config)
+    assert torch.equal(tokens, draw(logits, uniforms, config))
+    torch.testing.assert_close(nats, F.cross_entropy(logits.double(), tokens, reduction="none"))

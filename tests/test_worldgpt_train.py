@@ -8,6 +8,7 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import cli
 import cv2
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from world_samples import LOOP, MODEL, column_tokenizer, train_config
 from data.errors import UserError
 from data.store import EpisodeStore
 from tokenizer.training_state import checkpoints
+from worldgpt.config import WorldTrainConfig, presets
 from worldgpt.mixture import Mixture
 from worldgpt.pipeline import WorldGPTPipeline, load_world_model
 from worldgpt.token_store import TokenStore
@@ -125,8 +127,23 @@ def test_work_is_counted(column_store: EpisodeStore, column_tokens: TokenStore, 
 def test_another_tokenizer_cannot_go_on(train, column_tokens: TokenStore, column_store: EpisodeStore, tmp_path: Path) -> None:
     train("run")
     other = TokenStore(column_tokens.folder, replace(column_tokens.info, tokenizer_hash="other"))
-    with pytest.raises(UserError, match=r"run: was trained with tokenizer \w+, the one given is other; --resume needs the same"):
+    with pytest.raises(UserError, match=r"run: was trained with tokenizer_hash \w+, the one given is other; --resume needs the same"):
         train_worldgpt(train_config(tmp_path / "run", resume=True), Mixture.of(other), column_tokenizer(column_store), tmp_path / "run")
+
+
+def test_a_training_is_made_again_from_its_own_record(train, column_store: EpisodeStore, column_tokens: TokenStore, tmp_path: Path) -> None:
+    """`--from-run` alone gives the settings back, and they give the losses back; `--deterministic` is one of them."""
+    first = train("first", loop=replace(LOOP, deterministic=True, precision="auto"))
+    try:
+        argv = ["--from-run", str(first), "--output", str(tmp_path / "again"), "--no-resume"]
+        config = cli.parse(WorldTrainConfig, presets=presets(), default_preset="demo", argv=argv)
+        assert config.loop.deterministic
+        train_worldgpt(config, Mixture.of(column_tokens), column_tokenizer(column_store), tmp_path / "again")
+    finally:
+        torch.use_deterministic_algorithms(False)
+    assert log(tmp_path / "again") == log(first)
+    assert load_world_model(tmp_path / "again").content_hash() == load_world_model(first).content_hash()
+    assert cli.parse(WorldTrainConfig, presets=presets(), default_preset="demo", argv=["--deterministic"]).loop.deterministic
 
 
 def test_a_tokenizer_of_other_data_is_refused_by_name(column_store: EpisodeStore) -> None:
@@ -209,7 +226,7 @@ finally:
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1] == "loaded:"
     for word in {
-        "train_worldgpt.py": ("--preset", "--loop.seed", "--history-corruption"),
+        "train_worldgpt.py": ("--preset", "--loop.seed", "--history.corruption"),
         "generate.py": ("--prompt", "--top-p", "--steer"),
     }[name]:
         assert word in done.stdout

@@ -11,10 +11,11 @@ from conditioning.channels import ChannelSet
 from conditioning.guidance import DropoutConfig
 from data.episode import ChannelSpec
 from data.errors import UserError
+from worldgpt.config import HistoryConfig
 from worldgpt.layout import Layout
 from worldgpt.mixture import Mixture, parse_data
 from worldgpt.token_store import TokenStore
-from worldgpt.windows import WindowReader, Windows, corrupt, model_batch
+from worldgpt.windows import AnchorPlan, WindowReader, Windows, corrupt, model_batch
 
 NONE = DropoutConfig(text=0, actions=0, telemetry=0)
 
@@ -68,7 +69,7 @@ def test_spaced_windows_are_the_same_each_time_and_reach_both_ends(reader: Windo
 def test_corruption_leaves_the_truth_alone_and_keeps_its_share(layout: Layout) -> None:
     windows = many(layout)
     before, captions = windows.tokens.copy(), [list(row) for row in windows.captions]
-    given = corrupt(windows, layout, 0.4, NONE, np.random.default_rng(0))
+    given = corrupt(windows, layout, HistoryConfig(corruption=0.4), NONE, np.random.default_rng(1))
     inputs = given.tokens
     assert (windows.tokens == before).all()
     assert windows.captions == captions == given.captions
@@ -80,7 +81,7 @@ def test_corruption_leaves_the_truth_alone_and_keeps_its_share(layout: Layout) -
     assert shares.min() < 0.03
     assert 0.35 < shares.max() < 0.75
     assert (inputs[..., frames.stop :] == before[..., frames.stop :]).all()
-    assert (corrupt(windows, layout, 0.0, NONE, np.random.default_rng(0)).tokens == before).all()
+    assert (corrupt(windows, layout, HistoryConfig(corruption=0.0), NONE, np.random.default_rng(0)).tokens == before).all()
 
 
 def test_the_step_before_is_true_missing_at_a_drive_begin_and_sometimes_forgotten(column_tokens) -> None:
@@ -94,7 +95,7 @@ def test_the_step_before_is_true_missing_at_a_drive_begin_and_sometimes_forgotte
     assert (windows.before[begins] == layout.null_tokens).all() and (windows.before[seconds, 0] == layout.null_tokens).all()
     assert (windows.before[~begins, 1] == reader.tokens(reader.starts[~begins] - 1)).all()
     assert (windows.before[~begins & ~seconds, 0] == reader.tokens(reader.starts[~begins & ~seconds] - 2)).all()
-    given = corrupt(many(layout), layout, 0.0, NONE, np.random.default_rng(0)).before
+    given = corrupt(many(layout), layout, HistoryConfig(corruption=0.0), NONE, np.random.default_rng(0)).before
     forgotten = (given == layout.null_tokens).all((1, 2))
     assert forgotten.mean() == pytest.approx(0.25, abs=0.06)
     assert (given[~forgotten] == many(layout).before[~forgotten]).all()
@@ -104,7 +105,7 @@ def test_exchanged_codes_are_codes_that_occur(layout: Layout) -> None:
     frames = layout.span_of_kind("frame")
     windows = many(layout)
     windows.tokens[..., frames] = 3 + windows.tokens[..., frames] % 2
-    inputs = corrupt(windows, layout, 1.0, NONE, np.random.default_rng(0)).tokens
+    inputs = corrupt(windows, layout, HistoryConfig(corruption=1.0), NONE, np.random.default_rng(0)).tokens
     assert set(np.unique(inputs[..., frames])) == {3, 4}
 
 
@@ -112,7 +113,7 @@ def test_exchanged_codes_are_codes_that_occur(layout: Layout) -> None:
 def test_dropout_hides_whole_windows_of_one_kind(layout: Layout, kind: str) -> None:
     windows, name = many(layout), {"telemetry": "telemetry", "action": "actions"}[kind]
     dropout = DropoutConfig(**{**vars(NONE), name: 0.3})
-    inputs = corrupt(windows, layout, 0.0, dropout, np.random.default_rng(0)).tokens
+    inputs = corrupt(windows, layout, HistoryConfig(corruption=0.0), dropout, np.random.default_rng(0)).tokens
     span = layout.span_of_kind(kind)  # type: ignore[arg-type]
     hidden = inputs[..., span] == layout.null_tokens[span]
     assert (hidden.all((1, 2)) | ~hidden.any((1, 2))).all()
@@ -124,7 +125,7 @@ def test_dropout_hides_whole_windows_of_one_kind(layout: Layout, kind: str) -> N
 
 def test_dropout_silences_whole_windows_and_each_kind_by_itself(layout: Layout) -> None:
     windows = many(layout)
-    given = corrupt(windows, layout, 0.0, DropoutConfig(0.3, 0.3, 0.3), np.random.default_rng(0))
+    given = corrupt(windows, layout, HistoryConfig(corruption=0.0), DropoutConfig(0.3, 0.3, 0.3), np.random.default_rng(0))
     inputs, captions = given.tokens, given.captions
     silent = np.array([row == [""] * 5 for row in captions])
     assert all(row == ["rain"] * 5 for row, quiet in zip(captions, silent, strict=True) if not quiet)
@@ -183,3 +184,57 @@ def test_weights_are_read_from_the_folder_names() -> None:
     for wrong, told in ((["a:x"], "got 'a:x'"), (["a:0"], "above 0, got 'a:0'"), (["a", "a:2"], "a is named twice"), ([], "at least one")):
         with pytest.raises(UserError, match=told):
             parse_data(wrong)
+
+
+def test_recent_steps_are_corrupted_more_where_recency_says_so(layout: Layout) -> None:
+    windows, frames = many(layout, 3000), layout.span_of_kind("frame")
+    given = corrupt(windows, layout, HistoryConfig(corruption=0.6, recency=1.0), NONE, np.random.default_rng(1))
+    shares = (given.tokens != windows.tokens)[..., frames].mean((0, 2))  # of steps 2 to 6 of seven, the two before counted
+    expected = 0.3 * (1 + np.linspace(-1, 1, 7)[2:]) * 14 / 15
+    assert shares == pytest.approx(expected, abs=0.03)
+
+
+def test_neighbours_differ_in_one_digit_by_one_level() -> None:
+    layout = Layout.build({"front": (4, 4)}, 60, (), (), 1, levels=(3, 4, 5))
+    windows = Windows(random_tokens(layout, 200, 3).numpy(), [["rain"] * 3] * 200, random_tokens(layout, 200, 2, seed=1).numpy())
+    given = corrupt(windows, layout, HistoryConfig(corruption=1.0, kind="neighbour"), NONE, np.random.default_rng(0)).tokens
+    digits = [np.stack([t % 3, t // 3 % 4, t // 12]) for t in (windows.tokens, given)]
+    moved = np.abs(digits[0] - digits[1])
+    assert set(np.unique(moved.sum(0))) == {0, 1}
+    assert (moved.max((1, 2, 3)) == 1).all()
+    assert moved.sum(0).mean() == pytest.approx(0.5, abs=0.05)
+    plain = Layout.build({"front": (4, 4)}, 60, (), (), 1)
+    with pytest.raises(UserError, match="history kind"):
+        corrupt(windows, plain, HistoryConfig(kind="neighbour"), NONE, np.random.default_rng(0))
+
+
+def test_own_draws_are_only_marked(layout: Layout) -> None:
+    windows, frames = many(layout), layout.span_of_kind("frame")
+    given = corrupt(windows, layout, HistoryConfig(corruption=0.4, kind="own"), NONE, np.random.default_rng(1))
+    assert (given.tokens == windows.tokens).all()
+    assert given.own is not None and not given.own[..., frames.stop :].any()
+    assert given.own[..., frames].mean() == pytest.approx(0.2, abs=0.02)
+    whole = corrupt(windows, layout, HistoryConfig(corruption=0.0, self_rollout=1.0), NONE, np.random.default_rng(1)).own
+    assert whole is not None and whole[:, 1:, frames].all() and not whole[:, 0].any() and not whole[..., frames.stop :].any()
+
+
+@pytest.mark.parametrize("ahead", [False, True])
+@pytest.mark.parametrize("count", [1, 2])
+def test_anchors_are_other_steps_of_the_drive(reader: WindowReader, column_tokens: TokenStore, ahead: bool, count: int) -> None:
+    part, plan = reader.parts[0], AnchorPlan(count, ahead, reach=9)
+    rows = part.starts[:: len(part.starts) // 7]
+    windows = part.anchored(rows, plan, np.random.default_rng(0))
+    assert (windows.tokens[:, count:] == part.tokens(rows[:, None] + np.arange(count, 5))).all()
+    assert windows.times is not None and (windows.times[:, count:] == np.arange(count, 5)).all()
+    places = rows[:, None] + windows.times[:, :count]
+    assert (windows.tokens[:, :count] == part.tokens(places)).all()
+    away = places - (rows[:, None] + (4 if ahead else count))
+    assert np.abs(away).max() <= 9
+    assert ((away >= 0) if ahead else (away < 0)).all()
+    for place, row in zip(places, rows, strict=True):
+        assert (place // STEPS == row // STEPS).all()  # the same drive
+    inner = rows % STEPS >= 2
+    assert (windows.before[inner] == part.tokens((rows[:, None] + np.arange(count - 2, count))[inner])).all()
+    given = corrupt(windows, reader.layout, HistoryConfig(corruption=1.0), NONE, np.random.default_rng(0))
+    assert (given.tokens[:, :count] == windows.tokens[:, :count]).all()
+    assert (given.tokens[:, count:] != windows.tokens[:, count:]).any()

@@ -1,6 +1,7 @@
 """A world small enough to be learned in seconds: one lit column that the action moves left or right, and models that fit it."""
 
 from functools import partial
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from tokenizer.model import FrameTokenizer, FrameTokenizerConfig
 from worldgpt.config import ModelConfig, WorldTrainConfig
 from worldgpt.layout import Layout
 from worldgpt.model import WorldGPT, WorldGPTConfig
+from worldgpt.token_table import TokenTable
 
 HEIGHT, WIDTH, CELL, STEPS = 8, 32, 8, 48
 SPEED = ChannelSpec("speed_mps", "m/s", 0.0, 8.0, bins=4)
@@ -82,13 +84,22 @@ def train_config(output: Path, **changes: object) -> WorldTrainConfig:
 
 
 def random_model(
-    *, cameras: dict[str, tuple[int, int]] | None = None, telemetry: int = 1, actions: int = 2, context_steps: int = 4, seed: int = 0
+    *,
+    cameras: dict[str, tuple[int, int]] | None = None,
+    telemetry: int = 1,
+    actions: int = 2,
+    context_steps: int = 4,
+    seed: int = 0,
+    levels: tuple[int, ...] = (),
 ) -> WorldGPT:
-    """A model in float64 whose weights are random and large, so that everything has an effect on everything that may see it."""
+    """A model in float64 whose weights are random and large, so that everything has an effect on everything that may see it.
+
+    Its codes are 11 ids, or those of `levels`.
+    """
     text, proto = fit_text_encoder(["rainy night", "sunny day, turning left", "fog"], TEXT)
     channels = [ChannelSpec(f"channel{i}_norm", "norm", -1.0, 1.0, bins=5 + i) for i in range(telemetry + actions)]
     kinds = tuple(channels[:telemetry]), tuple(channels[telemetry:])
-    layout = Layout.build(cameras or {"front": (2, 3)}, 11, *kinds, text.prompt_tokens)
+    layout = Layout.build(cameras or {"front": (2, 3)}, prod(levels) if levels else 11, *kinds, text.prompt_tokens, levels)
     config = WorldGPTConfig(
         model={**vars(MODEL), "context_steps": context_steps},
         layout=layout.to_dict(),
@@ -103,7 +114,7 @@ def random_model(
         model = WorldGPT(config)
         for p in model.parameters():
             torch.nn.init.normal_(p, std=0.3)
-        for table in model.embedding.tables.values():
+        for table in (module for module in model.modules() if isinstance(module, TokenTable)):
             torch.nn.init.normal_(table.out.weight, std=0.05)  # logits that leave a choice
     model.text.set_proto(proto)
     return model.double().eval()

@@ -1,11 +1,29 @@
 """What a tokenizer is built from and trained with; free of torch, so that `--help` answers quickly."""
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import log2, prod
 from typing import Literal
 
 from data.errors import UserError
 from tokenizer.loop_config import LoopConfig
+
+WHOLE = 2**14
+"""Ids that one embedding and one softmax can hold; of more, a code is told in parts."""
+
+
+def code_parts(levels: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The levels of the parts that a code of such `levels` is told in: as few as hold no more ids than WHOLE each, as alike as can be.
+
+    >>> [len(part) for part in code_parts((4,) * 15)]
+    [5, 5, 5]
+    """
+    for count in range(1, len(levels)):
+        ends = [-(-len(levels) * part // count) for part in range(count + 1)]
+        parts = tuple(levels[start:end] for start, end in pairwise(ends))
+        if max(map(prod, parts)) <= WHOLE:
+            return parts
+    return tuple((level,) for level in levels)
 
 
 @dataclass(frozen=True)
@@ -62,7 +80,11 @@ class TokenizerConfig:
         return prod(self.levels) if self.quantizer == "fsq" else self.codebook_size
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
-        """Rows and columns of codes for frames of `height` x `width` pixels; UserError where they do not divide."""
+        """Rows and columns of codes for frames of `height` x `width` pixels; UserError where they do not divide.
+
+        >>> TokenizerConfig(downsampling=8).grid(64, 128)
+        (8, 16)
+        """
         for name, size in (("height", height), ("width", width)):
             if size < self.downsampling or size % self.downsampling:
                 expected = f"expected a multiple of the tokenizer's downsampling {self.downsampling}"
@@ -84,6 +106,8 @@ class LossConfig:
     """1 - SSIM."""
     detail: float = 4.0
     """Extra weight on l1 and l2 where the true picture differs from its own blur: up to 1 + `detail` at the strongest edges."""
+    hard: float = 0.0
+    """Extra weight on l1 and l2 where the frame comes out badly: up to 1 + `hard` where 3x3 pixels are off by an eighth of the range."""
     adversarial: float = 0.0
     """Hinge loss against a patch discriminator that is trained alongside."""
     adversarial_start: int = 1000
@@ -104,6 +128,8 @@ class TokenizerTrainConfig:
     """Folder for the model, its checkpoints, logs and report; refused if it exists, unless --resume or --overwrite is given."""
     init_from: str | None = None
     """Folder of a trained tokenizer of the same shape to fine-tune."""
+    from_run: str | None = None
+    """Folder of a training to make again: the settings in its run.json take the place of the defaults; name another --output."""
     resume: bool = False
     """Continue from the newest checkpoint in the output folder."""
     overwrite: bool = False
@@ -128,7 +154,9 @@ def presets() -> dict[str, TokenizerTrainConfig]:
     gaia = TokenizerConfig(16, encoder_width=128, encoder_depth=2, decoder_width=192, decoder_depth=4, levels=(8, 8, 8, 4, 4))
     return {
         "demo": TokenizerTrainConfig(tokenizer=TokenizerConfig(levels=(4, 4, 4, 4)), loop=demo),
-        "small": TokenizerTrainConfig(tokenizer=TokenizerConfig(decoder_depth=3, levels=(4, 4, 4, 4, 4, 4)), loop=small),
+        "small": TokenizerTrainConfig(
+            tokenizer=TokenizerConfig(encoder_depth=2, decoder_depth=3, levels=(4,) * 12), losses=LossConfig(hard=16.0), loop=small
+        ),
         "base": TokenizerTrainConfig(tokenizer=base, loop=big),
         "large": TokenizerTrainConfig(tokenizer=base, loop=big),
         "gaia": TokenizerTrainConfig(tokenizer=gaia, loop=replace(big, steps=100_000)),

@@ -41,9 +41,15 @@ class LoopConfig:
     checkpoint_every: int = 500
     """Updates between checkpoints; one is always written at the end."""
     keep_checkpoints: int = 2
-    """Newest checkpoints that are kept."""
+    """Newest checkpoints that are kept; where held-out drives are evaluated on the way, the best one too, and its model in best/."""
+    explosion: float = 3.0
+    """A loss above this many times the largest of the last 50 updates counts as exploded: no update is made with it; 0: never."""
     seed: int = 0
     """Decides initial weights, batches and every other draw of the training."""
+    deterministic: bool = False
+    """Only algorithms that give the same numbers every time, or an error; float32 unless a precision is named. Slower on a GPU."""
+    trackers: tuple[Literal["tensorboard", "wandb", "trackio"], ...] = ("tensorboard",)
+    """Who is told the figures beside log.jsonl; none, one or several."""
     compile: bool = False
     """Compile the model with torch.compile."""
 
@@ -54,12 +60,19 @@ class LoopConfig:
         for name in ("seed", "warmup_steps", "evaluate_every"):
             if getattr(self, name) < 0:
                 raise UserError(f"loop.{name}: expected 0 or more, got {getattr(self, name)}")
+        if self.explosion and not self.explosion > 1:
+            raise UserError(f"loop.explosion: expected more than 1, or 0 for never, got {self.explosion}")
         if not 0 <= self.ema_decay < 1:
             raise UserError(f"loop.ema_decay: expected 0 <= decay < 1, got {self.ema_decay}")
 
 
 def learning_rate_factor(config: LoopConfig, step: int) -> float:
-    """Share of the peak learning rate at update `step` (0-based)."""
+    """Share of the peak learning rate at update `step` (0-based).
+
+    >>> config = LoopConfig(steps=100, warmup_steps=10)
+    >>> [round(learning_rate_factor(config, step), 2) for step in (0, 9, 55, 99)]
+    [0.1, 1.0, 0.53, 0.05]
+    """
     import math
 
     if step < config.warmup_steps:

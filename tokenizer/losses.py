@@ -17,6 +17,9 @@ DETAIL_WINDOW = 5
 DETAIL_FULL = 0.25
 """Difference from the blurred picture (of 2, the range of the signal) at which a pixel gets the whole extra weight."""
 
+HARD_FULL = 0.25
+"""Error (of 2, the range of the signal) at which a pixel gets the whole extra weight of hard ones."""
+
 
 class ReconstructionLoss:
     """Weighs the terms that `config` asks for. A perceptual term without weights is told of and left out."""
@@ -30,6 +33,8 @@ class ReconstructionLoss:
         config = self.config
         made = made.float()
         weight = detail_weight(true, config.detail) if config.detail else torch.ones((), device=true.device)
+        if config.hard:
+            weight = weight + hard_weight(made, true, config.hard)
         terms = {
             "l1": lambda: (weight * (made - true).abs()).mean(),
             "l2": lambda: (weight * (made - true).square()).mean(),
@@ -47,6 +52,14 @@ def detail_weight(true: Tensor, strength: float) -> Tensor:
     grey = reduce(true, "b c h w -> b 1 h w", "mean")
     blurred = F.avg_pool2d(F.pad(grey, [DETAIL_WINDOW // 2] * 4, mode="replicate"), DETAIL_WINDOW, stride=1)
     return 1 + strength * ((grey - blurred).abs() / DETAIL_FULL).clamp(max=1)
+
+
+def hard_weight(made: Tensor, true: Tensor, strength: float) -> Tensor:
+    """(B, 1, H, W), no gradient: rises with the error, up to `strength` where 3x3 pixels are off by HARD_FULL: rare
+    things come out worst, and a mean over all pixels hardly knows of them."""
+    error = reduce((made.detach() - true).abs(), "b c h w -> b 1 h w", "mean")
+    around = F.avg_pool2d(F.pad(error, [1] * 4, mode="replicate"), 3, stride=1)
+    return strength * (around / HARD_FULL).clamp(max=1)
 
 
 def gradient_difference(made: Tensor, true: Tensor) -> Tensor:

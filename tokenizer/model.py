@@ -4,20 +4,27 @@ Axes: B batch, H W pixels, h w code grid, D code dimension.
 """
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, ClassVar
 
 import torch
 from einops import rearrange
 from torch import Tensor
-from transformers import AutoConfig, AutoModel, PretrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from data.errors import UserError
-from tokenizer.config import TokenizerConfig
+from tokenizer.checkpoint import SafePretrained, load_checkpoint
+from tokenizer.config import TokenizerConfig, code_parts
 from tokenizer.decoder import Decoder
 from tokenizer.encoder import Encoder
 from tokenizer.quantizer import Quantizer, build_quantizer
+from tokenizer.weight_files import Declared
+
+MOST_CODES, MOST_IDS = 1 << 48, 1 << 24
+"""Codes of a tokenizer that is loaded, and ids of each part that they are told in, at most."""
 
 
 class FrameTokenizerConfig(PretrainedConfig):
@@ -64,9 +71,12 @@ class Reconstruction:
     """0-dim."""
 
 
-class FrameTokenizer(PreTrainedModel):
+class FrameTokenizer(SafePretrained):
     """A convolutional autoencoder with a quantizer in the middle."""
 
+    kind = "a tokenizer"
+    trained_by = "scripts/train_tokenizer.py"
+    limits: ClassVar = {"codebook_size": MOST_IDS, "encoder_depth": 256, "decoder_depth": 256, "downsampling": 256}
     config_class = FrameTokenizerConfig
     main_input_name = "frames"
 
@@ -90,6 +100,19 @@ class FrameTokenizer(PreTrainedModel):
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of codes for frames of this size; UserError where it does not divide."""
         return self.shape.grid(height, width)
+
+    @classmethod
+    def check_buffers(cls, folder: Path, config: FrameTokenizerConfig, declared: Mapping[str, Declared]) -> None:
+        """A codebook of vectors is made in memory at once: no larger than the one that the weights hold."""
+        shape = config.shape()
+        largest = max(map(prod, code_parts(shape.levels)))
+        if shape.quantizer == "fsq" and (shape.vocabulary > MOST_CODES or largest > MOST_IDS):
+            expected = f"at most {MOST_CODES:,} codes, told in parts of at most {MOST_IDS:,}"
+            raise UserError(f"{folder}: tokenizer.levels expected {expected}, got {shape.vocabulary:,} in parts of up to {largest:,}")
+        codebook = declared.get("quantizer.libraries.0._codebook.embed")
+        if shape.quantizer == "vq" and (codebook is None or codebook.shape != (1, shape.codebook_size, shape.code_dim)):
+            there = "none" if codebook is None else f"one of {codebook.shape!s:.80}"
+            raise UserError(f"{folder}: the weights do not fit config.json, expected a codebook of {shape.codebook_size}, got {there}")
 
     def forward(self, frames: Tensor) -> Reconstruction:
         """frames (B, H, W, 3) uint8 -> their reconstruction, with gradients."""
@@ -123,7 +146,7 @@ class FrameTokenizer(PreTrainedModel):
 
         transformers asks for those modules alone that own such a buffer, hence the question for the library's module.
         """
-        if module is self.quantizer.library:
+        if any(module is library for library in self.quantizer.libraries):
             self.quantizer.refill_buffers()
 
 
@@ -137,24 +160,12 @@ def to_frames(signal: Tensor) -> Tensor:
     return rearrange((signal.float() + 1) * 127.5, "b c h w -> b h w c").round().clamp(0, 255).to(torch.uint8).contiguous()
 
 
-def load_tokenizer(folder: str | Path) -> FrameTokenizer:
-    """A tokenizer saved with `save_pretrained`, in evaluation mode; UserError where the folder holds none, or a broken one."""
-    folder = Path(folder)
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: expected a tokenizer, found no config.json; train one with scripts/train_tokenizer.py")
-    try:
-        config = AutoConfig.from_pretrained(folder)
-        if not isinstance(config, FrameTokenizerConfig):
-            raise UserError(f"{folder}: expected a model of type {FrameTokenizerConfig.model_type!r}, got {config.model_type!r}")
-        model, report = cast(Any, FrameTokenizer.from_pretrained(folder, config=config, output_loading_info=True))
-    except UserError:
-        raise
-    except Exception as error:  # transformers and safetensors raise many kinds for a broken file
-        raise UserError(f"{folder}: could not be read as a tokenizer: {str(error).splitlines()[0]}") from error
-    wrong = sorted([*report["missing_keys"], *report["unexpected_keys"]])
-    if wrong:
-        raise UserError(f"{folder}: the weights do not fit config.json, first at {wrong[0]!r}")
-    return model.eval()
+def load_tokenizer(name: str | Path, **options: Any) -> FrameTokenizer:
+    """A tokenizer saved with `save_pretrained`, from a folder or the Hub, in evaluation mode; `options` are those of `from_pretrained`.
+
+    UserError where there is none, or a broken one.
+    """
+    return load_checkpoint(FrameTokenizer, name, **options)
 
 
 AutoConfig.register(FrameTokenizerConfig.model_type, FrameTokenizerConfig)

@@ -22,8 +22,10 @@ EPS = 1e-8
 class Muon(torch.optim.Optimizer):
     """Parameter groups with `matrices=True` are orthogonalised, those with `matrices=False` get AdamW; `lr` means the same for both."""
 
-    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float]) -> None:
+    def __init__(self, groups: Iterable[dict[str, Any]], lr: float, betas: tuple[float, float], *, bf16: bool = False) -> None:
+        """With `bf16` matrices are orthogonalised in it, which loses nothing that counts and is several times faster where bf16 is."""
         super().__init__(groups, {"lr": lr, "betas": betas, "weight_decay": 0.0, "matrices": False})
+        self.bf16 = bf16
 
     @torch.no_grad()
     def step(self, closure: None = None) -> None:
@@ -38,7 +40,7 @@ class Muon(torch.optim.Optimizer):
         if not state:
             state["momentum"] = torch.zeros_like(gradient)
         momentum = state["momentum"].lerp_(gradient, 1 - MOMENTUM)
-        direction = orthogonal(gradient.lerp(momentum, MOMENTUM).flatten(1))
+        direction = orthogonal(gradient.lerp(momentum, MOMENTUM).flatten(1), bf16=self.bf16)
         return direction.view_as(gradient) * (MATCH_ADAMW * max(direction.shape) ** 0.5)
 
     def _adamw(self, gradient: Tensor, state: dict[str, Tensor], betas: tuple[float, float]) -> Tensor:
@@ -52,12 +54,12 @@ class Muon(torch.optim.Optimizer):
         return (mean / (1 - betas[0] ** step)) / ((square / (1 - betas[1] ** step)).sqrt() + EPS)
 
 
-def orthogonal(matrix: Tensor) -> Tensor:
+def orthogonal(matrix: Tensor, *, bf16: bool = False) -> Tensor:
     """(n, m) -> about U V' of its singular value decomposition U S V', by Newton and Schulz's iteration: singular values of 0.7 to 1.2."""
     x = matrix.T if matrix.shape[0] > matrix.shape[1] else matrix
-    if x.device.type == "cuda":
-        x = x.bfloat16()
     x = x / (x.norm() + 1e-7)
+    if bf16:
+        x = x.bfloat16()
     a, b, c = COEFFICIENTS
     for _ in range(ITERATIONS):
         gram = x @ x.T

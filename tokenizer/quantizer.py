@@ -12,7 +12,7 @@ import torch
 from einops import rearrange
 from torch import Tensor, nn
 
-from tokenizer.config import TokenizerConfig
+from tokenizer.config import TokenizerConfig, code_parts
 
 
 @dataclass(frozen=True)
@@ -32,8 +32,8 @@ class Quantizer(nn.Module, ABC):
 
     dim: int
     codebook_size: int
-    library: nn.Module
-    """The quantizer of vector-quantize-pytorch, which owns the buffers."""
+    libraries: nn.ModuleList
+    """The quantizers of vector-quantize-pytorch, which own the buffers: one, or one for each part that a code is told in."""
 
     def forward(self, z: Tensor) -> Quantized:
         """Quantizes z (B, D, h, w), any float dtype."""
@@ -74,18 +74,27 @@ class FiniteScalarQuantizer(Quantizer):
         from vector_quantize_pytorch import FSQ
 
         super().__init__()
+        parts = code_parts(tuple(levels))
         with torch.device("cpu"):  # FSQ computes its buffers in the constructor, which a meta device (from_pretrained) cannot
-            self.library = FSQ(list(levels))
+            self.libraries = nn.ModuleList(FSQ(list(part)) for part in parts)
         self.levels = tuple(levels)
-        self.dim = len(levels)
-        self.codebook_size = prod(levels)
+        self.dim, self.dims = len(levels), [len(part) for part in parts]
+        self.codebook_size, self.sizes = prod(levels), [prod(part) for part in parts]
 
     def _quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values, codes = self.library(vectors)
-        return values, codes, vectors.new_zeros(())
+        values, codes, faster = [], torch.zeros(vectors.shape[:-1], dtype=torch.long, device=vectors.device), 1
+        for library, part, size in zip(self.libraries, vectors.split(self.dims, -1), self.sizes, strict=True):
+            quantized, ids = library(part.contiguous())
+            values.append(quantized)
+            codes, faster = codes + faster * ids.long(), faster * size
+        return torch.cat(values, dim=-1), codes, vectors.new_zeros(())
 
     def _look_up(self, codes: Tensor) -> Tensor:
-        return self.library.get_buffer("implicit_codebook")[codes]
+        values = []
+        for library, size in zip(self.libraries, self.sizes, strict=True):
+            values.append(library.get_buffer("implicit_codebook")[codes % size])
+            codes = codes // size
+        return torch.cat(values, dim=-1)
 
     def refill_buffers(self) -> None:
         fresh = FiniteScalarQuantizer(self.levels)
@@ -106,7 +115,7 @@ class VectorQuantizer(Quantizer):
 
         super().__init__()
         with torch.device("cpu"):
-            self.library = VectorQuantize(
+            library = VectorQuantize(
                 dim=dim,
                 codebook_size=codebook_size,
                 decay=decay,
@@ -115,19 +124,20 @@ class VectorQuantizer(Quantizer):
                 threshold_ema_dead_code=dead_code_threshold,
                 commitment_weight=commitment_weight,
             )
+        self.libraries = nn.ModuleList([library])
         self.dim = dim
         self.codebook_size = codebook_size
 
     def _quantize(self, vectors: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        values, codes, loss = self.library(vectors)
+        values, codes, loss = self.libraries[0](vectors)
         return values, codes, loss.reshape(())
 
     def _look_up(self, codes: Tensor) -> Tensor:
-        return self.library.get_buffer("_codebook.embed")[0, codes]
+        return self.libraries[0].get_buffer("_codebook.embed")[0, codes]
 
     def refill_buffers(self) -> None:
         with torch.no_grad():
-            self.library.get_buffer("zero").zero_()
+            self.libraries[0].get_buffer("zero").zero_()
 
 
 def build_quantizer(config: TokenizerConfig) -> Quantizer:

@@ -44,7 +44,7 @@ def measure(tokenizer: FrameTokenizer, store: EpisodeStore, held_out: HeldOut) -
         "codebook_size": tokenizer.codebook_size,
         "tokenizer_hash": tokenizer.content_hash(),
         "data_hash": store.hash,
-        **{name: None if np.isnan(value) else value for name, value in figures(held_out, made, codes, tokenizer.codebook_size).items()},
+        **{name: None if np.isnan(value) else value for name, value in figures(held_out, made, codes).items()},
         "masks": _masks(store, held_out, made),
     }
 
@@ -62,9 +62,9 @@ def reconstruct(tokenizer: FrameTokenizer, frames: np.ndarray) -> tuple[np.ndarr
     return np.concatenate([tokenizer.decode(chunk).cpu().numpy() for chunk in chunks]), codes
 
 
-def figures(held_out: HeldOut, made: np.ndarray, codes: np.ndarray, codebook_size: int) -> dict[str, float]:
+def figures(held_out: HeldOut, made: np.ndarray, codes: np.ndarray) -> dict[str, float]:
     """Quality of the pictures and use of the codes, by name."""
-    quality, use = picture_quality(held_out.frames, made), code_use(codes, held_out.follows, codebook_size)
+    quality, use = picture_quality(held_out.frames, made), code_use(codes, held_out.follows)
     return {
         "psnr_db": quality.psnr_db,
         "ssim": quality.ssim,
@@ -91,6 +91,7 @@ def _masks(store: EpisodeStore, held_out: HeldOut, made: np.ndarray) -> dict[str
     from data.sources import dashsim
 
     settings: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in store.manifest.settings.items()}
+    settings = {"events": 0.0, "strays": 0.0} | settings  # sets made before there were any
     try:
         config = DashsimConfig(**settings, episodes=_ANY, val_episodes=_ANY, heldout_episodes=_ANY)
     except TypeError as error:

@@ -3,6 +3,7 @@
 Axes: B frames of a batch, N frames, H W pixels, h w code grid.
 """
 
+import copy
 import math
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -14,14 +15,16 @@ from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from data.errors import UserError
-from data.folder import prepare_output
+from data.folder import atomic_folder, prepare_output
 from data.image import save_png
 from data.store import EpisodeStore
 from tokenizer.config import TokenizerTrainConfig
 from tokenizer.frames import FramePool, held_out_frames
 from tokenizer.loop import keyed_rng, run_loop
 from tokenizer.losses import PatchDiscriminator, ReconstructionLoss, adversarial_terms
+from tokenizer.memory import TRAINED_BYTES, USABLE, batch_advice, saved_bytes
 from tokenizer.model import FrameTokenizer, FrameTokenizerConfig, Reconstruction, load_tokenizer, to_signal
+from tokenizer.parallel import processes
 from tokenizer.report import comparison_sheet, figures, reconstruct, write_report
 
 _BATCH_STREAM = 1
@@ -89,10 +92,19 @@ class TokenizerTask:
     def evaluate(self) -> dict[str, float]:
         """Figures on held-out drives: pictures and codes."""
         made, codes = reconstruct(self.tokenizer, self.held_out.frames)
-        return figures(self.held_out, made, codes, self.tokenizer.codebook_size)
+        return figures(self.held_out, made, codes)
+
+    def score(self, figures: Mapping[str, float]) -> float:
+        return -figures["psnr_db"]
 
     def save(self, folder: Path) -> None:
-        self.tokenizer.save_pretrained(folder)
+        """Each file in one piece."""
+        folder.mkdir(parents=True, exist_ok=True)
+        with atomic_folder(folder / ".part") as part:
+            self.tokenizer.save_pretrained(part)
+        for path in sorted((folder / ".part").iterdir()):
+            path.replace(folder / path.name)
+        (folder / ".part").rmdir()
 
     def sample(self, folder: Path, step: int) -> None:
         save_png(comparison_sheet(self.tokenizer, self.held_out.frames), folder / f"step_{step:07d}.png")
@@ -109,6 +121,13 @@ class TokenizerTask:
             self.model.eval()(frame)
         self.model.train(was_training)
         return 3.0 * counter.get_total_flops() * self.config.loop.batch_size
+
+    def advice(self, memory: int) -> str:
+        """From what one frame keeps for the backward pass; the discriminator's share and working memory are allowed for by half as much."""
+        model, frame = copy.deepcopy(self.tokenizer).cpu(), torch.from_numpy(self.held_out.frames[:1])
+        each = 1.5 * saved_bytes(lambda: model.eval()(frame), model)
+        fixed = TRAINED_BYTES * sum(p.numel() for p in self.model.parameters())
+        return batch_advice(self.config.loop, int((USABLE * memory - fixed) / each))
 
 
 def _check_first_batch(config: TokenizerTrainConfig, grid: tuple[int, int]) -> None:
@@ -133,14 +152,12 @@ def _start_from(tokenizer: FrameTokenizer, folder: str) -> None:
 
 def train_tokenizer(config: TokenizerTrainConfig) -> dict[str, Any]:
     """Trains, saves and reports; returns what report.json holds. UserError before anything is written where data or shape do not fit."""
-    from accelerate import PartialState
-
-    processes = PartialState()
-    with processes.main_process_first():
+    state = processes()
+    with state.main_process_first():
         store = EpisodeStore.open(config.data)
         task = TokenizerTask(config, store)
         output = prepare_output(config.output, resume=config.resume, overwrite=config.overwrite)
     run_loop(task, config.loop, output, resume=config.resume, description={"config": asdict(config), "data_hash": store.hash})
-    if not processes.is_main_process:
+    if not state.is_main_process:
         return {}
     return write_report(output, store, task.held_out, task.tokenizer.device)

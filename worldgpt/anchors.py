@@ -5,6 +5,8 @@
 | `none` | nothing |
 | `every_n:20` | every 20 steps: the frames held are decoded and encoded again, back onto what the tokenizer makes of pictures |
 | `on_drift:1.3` | the same for each world by itself, once its surprise or its re-encoding error has risen by this factor |
+| `keyframe:20` | the first frame stays pinned, and beside it, chosen anew every 20 steps, the keyframe that looks most like the present |
+| `future:30` | every 30 steps: the true step 30 ahead is pinned as a goal (a log is replayed; true frames leak quality) |
 | `real:50` | every 50 steps: the true steps of a log take the place of the dreamed ones (log replay; true frames leak quality) |
 
 Axes: B worlds, K steps held in the window, F generated frames, J tokens a step.
@@ -18,6 +20,7 @@ import torch
 from torch import Tensor
 
 from data.errors import UserError
+from worldgpt.kv_cache import REACH
 from worldgpt.rollout import Rollout
 
 LEAST_STEPS = 3
@@ -44,6 +47,8 @@ class Policy(ABC):
 
     name: str
     needs_truth = False
+    anchors = 0
+    """Steps that it pins at most."""
 
     @abstractmethod
     def apply(self, rollout: Rollout, scene: Scene) -> Tensor:
@@ -55,9 +60,9 @@ class Policy(ABC):
 
     def check(self, rollout: Rollout) -> None:
         """UserError where the window is too short for the policy."""
-        if self.name != "none" and rollout.cache.window_steps <= LEAST_STEPS:
-            window = rollout.cache.window_steps
-            raise UserError(f"--reanchor {self.name}: expected a window of more than {LEAST_STEPS} steps, the model's has {window}")
+        window, least = rollout.cache.window_steps, LEAST_STEPS + self.anchors
+        if self.name != "none" and window <= least:
+            raise UserError(f"--reanchor {self.name}: expected a window of more than {least} steps, the model's has {window}")
 
 
 class NoAnchors(Policy):
@@ -103,9 +108,70 @@ class Real(Policy):
         return ~_nobody(rollout)
 
 
+class Keyframe(Policy):
+    """Keeps the newest step every n steps, and pins two of those kept: the first (the context's last step, or where there is none the
+    third dreamed one), and for each world that one of the others past the window whose codes look most like the present.
+    """
+
+    name = "keyframe"
+    anchors = 2
+
+    def __init__(self, every: int = 20) -> None:
+        self.every = _at_least(self.name, every, LEAST_STEPS)
+        self.kept: list[tuple[int, Tensor]] = []
+        """Number of the generated step, below 0 in the context, and its tokens (B, J)."""
+
+    def apply(self, rollout: Rollout, scene: Scene) -> Tensor:
+        begins = not self.kept and (rollout.held >= LEAST_STEPS or (rollout.steps == 0 and rollout.held > 0))
+        if not begins and not (self.kept and _due(rollout, self.every)):
+            return _nobody(rollout)
+        self.kept.append((rollout.steps - 1, rollout.history[:, -1]))
+        pinned = [self.kept[0], *self._alike(rollout)]
+        away = [torch.as_tensor(step, device=rollout.device).expand(len(rollout.worlds)) - rollout.steps for step, _ in pinned]
+        rollout.anchor(torch.stack([tokens for _, tokens in pinned], dim=1), torch.stack(away, dim=1))
+        return ~_nobody(rollout)
+
+    def _alike(self, rollout: Rollout) -> list[tuple[Tensor, Tensor]]:
+        """Of each world the keyframe most like the present: its step (B,) and tokens (B, J); none as long as there is none to choose."""
+        old = [(step, tokens) for step, tokens in self.kept[1:] if step < rollout.steps - rollout.held]
+        if not old:
+            return []
+        present = appearance(rollout, rollout.history[:, -1])
+        likeness = torch.stack([(appearance(rollout, tokens) * present).sum(-1) for _, tokens in old], dim=1)  # (B, kept)
+        best, worlds = likeness.argmax(1), torch.arange(len(present), device=rollout.device)
+        steps = torch.tensor([step for step, _ in old], device=rollout.device)[best]
+        return [(steps, torch.stack([tokens for _, tokens in old], dim=1)[worlds, best])]
+
+    def keep(self, worlds: Sequence[int]) -> None:
+        self.kept = [(step, tokens[list(worlds)]) for step, tokens in self.kept]
+
+
+class Future(Policy):
+    """Every n steps the true step n ahead is pinned, so that the rollout drives towards it."""
+
+    name = "future"
+    needs_truth = True
+    anchors = 1
+
+    def __init__(self, every: int = 30) -> None:
+        self.every = _at_least(self.name, every, 1)
+        if every > REACH:
+            raise UserError(f"--reanchor {self.name}: expected at most {REACH} steps, the farthest that training shows, got {every}")
+
+    def apply(self, rollout: Rollout, scene: Scene) -> Tensor:
+        if not rollout.held or rollout.steps % self.every:
+            return _nobody(rollout)
+        assert scene.truth is not None
+        goal = min(rollout.steps + self.every, scene.truth.shape[1] - 1)
+        away = torch.full((len(rollout.worlds), 1), goal - rollout.steps)
+        rollout.anchor(scene.truth[:, goal : goal + 1], away)
+        return ~_nobody(rollout)
+
+
 class OnDrift(Policy):
-    """Anchors a world as `every_n` does once it drifts by one of two signs, each against its own first steps:
-    surprise (nats of the codes drawn), and the share of codes that change when the frames are encoded again, looked at every 10 steps.
+    """Anchors a world as `every_n` does once it drifts by one of two signs, each against its own first steps: surprise (nats of the codes
+    drawn; up where nothing fits, down where the picture fades), and the share of codes that change when the frames are encoded again,
+    looked at every 10 steps.
     """
 
     name = "on_drift"
@@ -134,7 +200,8 @@ class OnDrift(Policy):
         if self.usual_surprise is None or self.usual_disagreement is None:
             self.usual_surprise, self.usual_disagreement = self.surprise, disagreement.clamp(min=self.DISAGREEMENT_FLOOR)
             return _nobody(rollout)
-        drifted = (self.surprise > self.factor * self.usual_surprise) | (disagreement > self.factor * self.usual_disagreement)
+        change = self.surprise / self.usual_surprise
+        drifted = (change > self.factor) | (change < 1 / self.factor) | (disagreement > self.factor * self.usual_disagreement)
         if bool(drifted.any()):
             rollout.replace(fresh, drifted)
         return drifted
@@ -146,11 +213,11 @@ class OnDrift(Policy):
                 setattr(self, name, value[list(worlds)])
 
 
-POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (NoAnchors, EveryN, OnDrift, Real)}
+POLICIES: dict[str, type[Policy]] = {policy.name: policy for policy in (NoAnchors, EveryN, Keyframe, OnDrift, Future, Real)}
 
 
 def parse_policy(text: str) -> Policy:
-    """From `none`, `every_n:20`, `on_drift:1.3`, `real:50`; the number may be left out. UserError for anything else."""
+    """From `none`, `every_n:20`, `keyframe:20`, `on_drift:1.3`, `future:30`, `real:50`; the number may be left out. Else UserError."""
     name, colon, number = text.partition(":")
     if name not in POLICIES or (colon and name == "none"):
         raise UserError(f"--reanchor: expected one of {', '.join(POLICIES)}, with a number as in every_n:20, got {text!r}")
@@ -163,6 +230,16 @@ def parse_policy(text: str) -> Policy:
         wanted = "a number" if kind is float else "a whole number"
         raise UserError(f"--reanchor {name}: expected {wanted} after the colon, got {number!r}") from None
     return POLICIES[name](value)  # type: ignore[call-arg]
+
+
+@torch.inference_mode()
+def appearance(rollout: Rollout, tokens: Tensor) -> Tensor:
+    """(B, F) of length 1: the mean vectors of the codes of each row of the frames of tokens (B, J)."""
+    parts = []
+    for stream in rollout.model.layout.of_kind("frame"):
+        vectors = rollout.model.table(stream)(rollout.model.layout.unpack(tokens, stream))  # (B, h, w, C)
+        parts.append(vectors.mean(2).flatten(1))
+    return torch.nn.functional.normalize(torch.cat(parts, dim=1), dim=1)
 
 
 def _due(rollout: Rollout, every: int) -> bool:

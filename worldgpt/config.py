@@ -1,6 +1,7 @@
 """Settings of the world model and its training, and the presets; free of torch, so that `--help` is quick."""
 
 from dataclasses import dataclass, field, replace
+from typing import Literal
 
 from conditioning.guidance import DropoutConfig
 from conditioning.text_config import TextConfig
@@ -33,6 +34,37 @@ class ModelConfig:
 
 
 @dataclass(frozen=True)
+class HistoryConfig:
+    """What training does to the past, so that the model learns to live with one that it made itself."""
+
+    corruption: float = 0.15
+    """Largest share of frame codes put in as another code; each window draws its share from 0 to this."""
+    kind: Literal["uniform", "neighbour", "own"] = "uniform"
+    """What stands there instead: 'uniform' a code from elsewhere in the batch, 'neighbour' one that differs in one digit by one level,
+    'own' what the model itself draws there from the true past."""
+    recency: float = 0.0
+    """How much more of it recent steps get: 0 all alike, 1 from none at the window's first step to twice as much at the last."""
+    self_rollout: float = 0.0
+    """Share of updates in which all frames of the past but the window's first are the model's own, drawn in parallel."""
+    self_rollout_passes: int = 1
+    """Draws, each on top of the one before: after n of them a step looks as after a rollout of n steps."""
+    anchors: float = 0.0
+    """Share of updates whose windows begin with anchors, one or two other steps of the drive; `keyframe` and `future` need it."""
+    future: float = 0.3
+    """Share of those whose anchor lies ahead, a goal; else it lies behind."""
+    reach: int = 90
+    """Steps that an anchor lies away at most."""
+
+    def __post_init__(self) -> None:
+        for name in ("corruption", "recency", "self_rollout", "anchors", "future"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"history.{name}: expected 0 to 1, got {getattr(self, name)}")
+        for name in ("self_rollout_passes", "reach"):
+            if getattr(self, name) < 1:
+                raise UserError(f"history.{name}: expected at least 1, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
 class WorldTrainConfig:
     """Train the world model on a prepared data set, seen through a trained tokenizer."""
 
@@ -44,6 +76,8 @@ class WorldTrainConfig:
     """Folder to write to."""
     init_from: str | None = None
     """Checkpoint to fine-tune: what matches by name and shape is loaded, the rest starts fresh."""
+    from_run: str | None = None
+    """Folder of a training to make again: the settings in its run.json take the place of the defaults; name another --output."""
     resume: bool = False
     """Go on from the newest checkpoint in the output folder."""
     overwrite: bool = False
@@ -56,37 +90,39 @@ class WorldTrainConfig:
     """Weight of a channel token's loss; a frame code's is 1, and there are many more of those."""
     beginnings: float = 0.2
     """Share of updates made of single steps without a past, from which the model learns what a prompt looks like."""
-    history_corruption: float = 0.15
-    """Largest share of frame codes put in as another code, so that the model meets mistakes; each window draws its share from 0 to this."""
     activation_checkpointing: bool = False
     """Compute activations twice instead of keeping them for the backward pass: much less memory, a third more work."""
     model: ModelConfig = field(default_factory=ModelConfig)
     text: TextConfig = field(default_factory=TextConfig)
     dropout: DropoutConfig = field(default_factory=DropoutConfig)
+    history: HistoryConfig = field(default_factory=HistoryConfig)
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
-        for name in ("beginnings", "history_corruption"):
-            if not 0 <= getattr(self, name) <= 1:
-                raise UserError(f"{name}: expected 0 to 1, got {getattr(self, name)}")
+        if not 0 <= self.beginnings <= 1:
+            raise UserError(f"beginnings: expected 0 to 1, got {self.beginnings}")
 
 
 def presets() -> dict[str, WorldTrainConfig]:
-    """Sizes to pick from; parameters and positions are for 8x16 codes, two telemetry channels and two actions.
+    """Sizes to pick from; parameters and positions are for 8x16 codes, two telemetry channels and two actions. Memory is measured for the
+    first two and planned for the others (scripts/plan.py), in bf16.
 
     | preset | parameters | positions in the window | memory to train | made for |
     | --- | --- | --- | --- | --- |
     | demo  | 5 M   | 5 x 136   | 2 GiB   | 5 minutes on two CPU cores |
     | small | 7 M   | 6 x 136   | 2 GiB   | an hour on two CPU cores, or a few minutes on a GPU |
-    | base  | 300 M | 16 x 136  | 24 GiB  | one GPU |
-    | large | 1 B   | 16 x 136  | 40 GiB  | one to eight GPUs |
-    | gaia  | 6.5 B | 26 x 584  | 120 GiB a GPU, sharded | many GPUs; 18x32 codes (frames of 288x512) |
+    | base  | 314 M | 16 x 136  | 50 GiB  | one GPU |
+    | large | 1 B   | 16 x 136  | 60 GiB with half the batch and twice the accumulation | one to eight GPUs |
+    | gaia  | 6.6 B | 26 x 584  | 31 GiB a GPU, sharded over 64 | many GPUs; 18x32 codes (frames of 288x512) |
 
     What two cores can compute in an hour is best spent on few parameters and many tokens: hence `small` is small.
     """
     return {
         "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(240, 8, 3e-3, 20, 0.97)),
-        "small": _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(1300, 8, 3e-3, 60, 0.99)),
+        "small": replace(
+            _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(1200, 8, 3e-3, 60, 0.99)),
+            history=HistoryConfig(corruption=0.3, anchors=0.15),
+        ),
         "base": _preset(
             ModelConfig(width=1024, layers=24, heads=8, mlp_width=2752, context_steps=16, code_width=128),
             _loop(50_000, 16, 1e-3, 1000, 0.9995),
@@ -95,9 +131,12 @@ def presets() -> dict[str, WorldTrainConfig]:
             ModelConfig(width=1792, layers=26, heads=14, mlp_width=4864, context_steps=16, code_width=256),
             _loop(100_000, 16, 6e-4, 2000, 0.9999, accumulate=4),
         ),
-        "gaia": _preset(
-            ModelConfig(width=4096, layers=32, heads=32, mlp_width=11008, context_steps=26, code_width=256),
-            replace(_loop(100_000, 1, 1e-4, 2500, 0.9999, accumulate=2), optimizer="adamw"),
+        "gaia": replace(
+            _preset(
+                ModelConfig(width=4096, layers=32, heads=32, mlp_width=11008, context_steps=26, code_width=256),
+                replace(_loop(100_000, 1, 1e-4, 2500, 0.9999, accumulate=2), optimizer="adamw"),
+            ),
+            activation_checkpointing=True,
         ),
     }
 

@@ -11,7 +11,7 @@ class GenerateConfig:
     """Drive a trained world model from prompts, and write videos."""
 
     checkpoint: str = "runs/worldgpt"
-    """Folder of a trained world model."""
+    """Folder of a trained world model, or user/name on the Hub."""
     prompt: tuple[str, ...] = ("",)
     """What the drive looks like, as in "rainy night"; several prompts make several videos, sampled as one batch."""
     prompt_at: tuple[tuple[int, str], ...] = ()

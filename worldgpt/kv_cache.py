@@ -1,11 +1,11 @@
 """Keys and values of the steps in the window: preallocated, constant in memory and time however long the rollout.
 
 The window holds W steps of S positions. Steps are stored one after the other; when the window is full, the oldest step that
-is not pinned gives way: the newest finished step moves into its place, and the last place is free for the next step. So the
+is no anchor gives way: the newest finished step moves into its place, and the last place is free for the next step. So the
 filled part is always one slice, and no mask is needed: attention does not care in which order the steps lie.
 
-Keys are kept unrotated too. A step's rotary time is its distance to the present, so once the window has begun to move, all
-keys are turned anew at the beginning of each step: times never grow.
+Anchors are steps from elsewhere, before or ahead, that stay in the first places. Keys are kept unrotated too. A step's rotary time is
+its distance to the present, so once the window has begun to move, all keys are turned anew at the beginning of each step: times never grow.
 """
 
 from collections.abc import Callable
@@ -14,6 +14,9 @@ import torch
 from torch import Tensor
 
 from worldgpt.rope import rotate
+
+REACH = 90
+"""Steps that an anchor seems away at most: as far as training shows any (worldgpt/config.py: HistoryConfig.reach)."""
 
 
 class RingCache:
@@ -31,7 +34,7 @@ class RingCache:
         dtype: torch.dtype,
         device: torch.device,
     ) -> None:
-        """`rotation_at(times (n,))` gives the rotation of n steps' positions, (n * S, d / 2) complex."""
+        """`rotation_at(times (R, n))` gives the rotation of n steps' positions, (R, 1, n * S, d / 2) complex, R = 1 or B."""
         shape = (layers, batch, heads, window_steps * positions_per_step, head_dim)
         self.raw_keys = torch.zeros(shape, dtype=dtype, device=device)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
@@ -39,77 +42,97 @@ class RingCache:
         self.positions_per_step, self.window_steps = positions_per_step, window_steps
         self.rotation_at = rotation_at
         self.steps: list[int] = []
-        """Step number held at each place."""
-        self.pinned: set[int] = set()
+        """Number of the step at each place but the anchors', from 0 at the first of the context."""
+        self.anchors: Tensor | None = None
+        """(B, A): number of the step at each of the first A places, before 0 or ahead."""
         self.filled = 0
         """Positions written, over all places."""
 
     @property
     def present(self) -> int:
-        """Number of the newest step, -1 if there is none."""
+        """Number of the newest step that is no anchor, -1 if there is none."""
         return max(self.steps, default=-1)
 
+    @property
+    def anchored(self) -> int:
+        """A, places that anchors take."""
+        return 0 if self.anchors is None else self.anchors.shape[1]
+
+    @property
+    def held(self) -> int:
+        """Places in use."""
+        return self.anchored + len(self.steps)
+
     def times(self) -> Tensor:
-        """Rotary time of each place: W - 1 at the present once the window is full, at least 0 for pinned steps."""
-        last = min(self.present, self.window_steps - 1)
-        return torch.tensor([max(0, last - (self.present - step)) for step in self.steps], device=self.keys.device)
+        """(R, places) rotary times: W - 1 at the present once the window is full; those of anchors at most REACH steps away from it."""
+        last = min(self.present + self.anchored, self.window_steps - 1)
+        device = self.keys.device
+        times = torch.tensor([[last - (self.present - step) for step in self.steps]], dtype=torch.long, device=device)
+        if self.anchors is None:
+            return times
+        away = (self.anchors - self.present).clamp(-REACH, REACH)
+        return torch.cat([last + away, times.expand(len(away), -1)], dim=1)
 
     def clear(self) -> None:
         """Forget all steps."""
-        self.steps, self.pinned, self.filled = [], set(), 0
+        self.steps, self.anchors, self.filled = [], None, 0
 
     def keep(self, rows: Tensor) -> None:
         """Go on with the worlds at `rows` (n,) of the batch."""
         self.raw_keys, self.keys, self.values = (store[:, rows] for store in (self.raw_keys, self.keys, self.values))
+        self.anchors = None if self.anchors is None else self.anchors[rows]
 
     def take(self, other: "RingCache", rows: Tensor) -> None:
         """Copy the worlds where `rows` (B,) is true from a cache that holds as many steps, its oldest for our oldest."""
         size = self.positions_per_step
-        if len(self.steps) == self.window_steps:
+        if self.held == self.window_steps:
             self._evict()
-        if len(other.steps) != len(self.steps) or self.filled != other.filled:
-            raise ValueError(f"expected {len(self.steps)} steps, got {len(other.steps)}")
-        ours, theirs = (sorted(range(len(c.steps)), key=c.steps.__getitem__) for c in (self, other))
-        for here, there in zip(ours, theirs, strict=True):
+        if (other.held, other.anchored, other.filled) != (self.held, self.anchored, self.filled):
+            raise ValueError(f"expected {self.held} steps, {self.anchored} of them anchors; got {other.held}, {other.anchored}")
+        for here, there in zip(self._by_age(), other._by_age(), strict=True):
             to, source = (slice(place * size, (place + 1) * size) for place in (here, there))
             for name in ("raw_keys", "keys", "values"):
                 getattr(self, name)[:, rows, :, to] = getattr(other, name)[:, rows, :, source]
 
-    def pin(self, step: int) -> None:
-        """Keep a step that is in the window; at least one place must stay for the present and one for its past."""
-        if step not in self.steps:
-            raise ValueError(f"step {step} is not in the window {self.steps}")
-        if len(self.pinned | {step}) > self.window_steps - 2:
-            raise ValueError(f"at most {self.window_steps - 2} of {self.window_steps} steps can be pinned")
-        self.pinned.add(step)
+    def _by_age(self) -> list[int]:
+        """Places: the anchors', then those of the other steps from the oldest on."""
+        return [*range(self.anchored), *(self.anchored + i for i in sorted(range(len(self.steps)), key=self.steps.__getitem__))]
 
-    def begin(self, steps: int) -> Tensor:
-        """Make room in an empty cache for a context of `steps`, at most W - 1; returns the rotation of their positions."""
-        if self.steps or not 0 < steps < self.window_steps:
-            raise ValueError(f"expected an empty cache and 1 to {self.window_steps - 1} steps, got {len(self.steps)} held and {steps} new")
-        self.steps = list(range(steps))
+    def begin(self, steps: int, anchor_times: Tensor | None = None) -> Tensor:
+        """Make room in an empty cache for a context of `steps`, at most W - 1; returns the rotation of their positions.
+
+        The first A are anchors where `anchor_times` (B, A) are given: their distances in steps from the step that comes next.
+        """
+        anchors = 0 if anchor_times is None else anchor_times.shape[1]
+        if self.held or not anchors < steps < self.window_steps:
+            raise ValueError(
+                f"expected an empty cache and {anchors + 1} to {self.window_steps - 1} steps, got {self.held} held and {steps} new"
+            )
+        self.steps = list(range(steps - anchors))
+        self.anchors = None if anchor_times is None else anchor_times.to(self.keys.device) + len(self.steps)
         return self.rotation_at(self.times())
 
     def begin_step(self) -> Tensor:
         """Make room for the next step; returns the rotation of its S positions."""
         size, number = self.positions_per_step, self.present + 1
-        if len(self.steps) == self.window_steps:
+        if self.held == self.window_steps:
             self._evict()
         self.steps.append(number)
         times = self.times()
-        if number >= self.window_steps:
-            self._turn(self.rotation_at(times[:-1]))
-        assert self.filled == (len(self.steps) - 1) * size
-        return self.rotation_at(times[-1:])
+        if number + self.anchored >= self.window_steps or self.anchors is not None:
+            self._turn(self.rotation_at(times[:, :-1]))
+        assert self.filled == (self.held - 1) * size
+        return self.rotation_at(times[:1, -1:])
 
     def _evict(self) -> None:
         size = self.positions_per_step
-        place = min((i for i, step in enumerate(self.steps) if step not in self.pinned), key=lambda i: self.steps[i])
+        oldest = min(range(len(self.steps)), key=self.steps.__getitem__)
+        place = self.anchored + oldest
         newest = slice((self.window_steps - 1) * size, self.window_steps * size)
         target = slice(place * size, (place + 1) * size)
         for store in (self.raw_keys, self.values):
             store[:, :, :, target] = store[:, :, :, newest]
-        self.steps[place] = self.steps[-1]
+        self.steps[oldest] = self.steps[-1]
         self.steps.pop()
         self.filled = (self.window_steps - 1) * size
 
@@ -120,12 +143,15 @@ class RingCache:
 
     def append(self, layer: int, keys: Tensor, values: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
         """Write n new positions (B, heads, n, d) of one layer; returns the rotated keys and values of all filled ones."""
-        end = self.filled + keys.shape[2]
-        new = slice(self.filled, end)
-        self.raw_keys[layer, :, :, new] = keys
-        self.keys[layer, :, :, new] = rotate(keys, by)
-        self.values[layer, :, :, new] = values
-        return self.keys[layer, :, :, :end], self.values[layer, :, :, :end]
+        return self.write(layer, keys, rotate(keys, by), values)
+
+    def write(self, layer: int, raw_keys: Tensor, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """As `append`, for keys that are rotated already."""
+        new = keys.shape[2]
+        for store, part in ((self.raw_keys, raw_keys), (self.keys, keys), (self.values, values)):
+            store[layer].narrow(2, self.filled, new).copy_(part)
+        end = self.filled + new
+        return self.keys[layer].narrow(2, 0, end), self.values[layer].narrow(2, 0, end)
 
     def advance(self, positions: int) -> None:
         """Say, once all layers have written them, that `positions` new ones are filled."""

@@ -13,11 +13,13 @@ A stream says what stands where; a codebook says which ids it uses. Id `size` of
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
+from math import prod
 from typing import Any, Literal
 
 import numpy as np
 
 from data.episode import ChannelSpec
+from tokenizer.config import code_parts
 
 Kind = Literal["frame", "telemetry", "action"]
 
@@ -45,6 +47,11 @@ class Codebook:
     @property
     def null_id(self) -> int:
         return self.size
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Numbers of ids of the parts that an id is told in, the fastest first; their product is `size`."""
+        return tuple(prod(part) for part in code_parts(self.levels)) if self.levels else (self.size,)
 
 
 @dataclass(frozen=True)
@@ -80,7 +87,13 @@ class Layout:
         prompt_tokens: int,
         levels: tuple[int, ...] = (),
     ) -> "Layout":
-        """Layout of cameras {name: (h, w)} that share one codebook (of such `levels`), and of channels with a codebook each."""
+        """Layout of cameras {name: (h, w)} that share one codebook (of such `levels`), and of channels with a codebook each.
+
+        >>> speed = ChannelSpec("speed_mps", "m/s", 0.0, 40.0)
+        >>> layout = Layout.build({"front": (8, 16)}, 256, (speed,), (), prompt_tokens=4)
+        >>> layout.tokens_per_step, layout.positions_per_step, layout.spans["telemetry/speed_mps"]
+        (129, 133, slice(128, 129, None))
+        """
         streams = [Stream(f"camera/{name}", "frame", "frame", *grid) for name, grid in grids.items()]
         streams += [Stream(f"telemetry/{c.name}", "telemetry", c.name) for c in telemetry]
         streams += [Stream(f"action/{c.name}", "action", c.name) for c in actions]

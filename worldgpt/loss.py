@@ -16,11 +16,13 @@ def token_nats(model: WorldGPT, hidden: Tensor, tokens: Tensor) -> dict[str, Ten
     nats = {}
     for stream in model.layout.streams:
         span = model.layout.spans[stream.name]
-        logits = model.table(stream).logits(predicting[:, :, span])  # (B, T, n, V)
-        target = tokens[:, :, span]
-        null = model.layout.codebook(stream).null_id
-        flat = F.cross_entropy(logits.flatten(0, 2).float(), target.flatten(), ignore_index=null, reduction="none")
-        nats[stream.name] = flat.view_as(target)
+        table, target, told = model.table(stream), tokens[:, :, span], []
+        nats[stream.name] = torch.zeros(target.shape, device=target.device)
+        for part, size in zip(table.split(target), table.sizes, strict=True):
+            logits = table.logits(predicting[:, :, span], told)  # (B, T, n, V)
+            flat = F.cross_entropy(logits.flatten(0, 2).float(), part.flatten(), ignore_index=size, reduction="none")
+            nats[stream.name] = nats[stream.name] + flat.view_as(target)
+            told.append(part)
     return nats
 
 

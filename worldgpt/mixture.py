@@ -91,7 +91,11 @@ class Mixture:
 
 
 def parse_data(texts: Sequence[str]) -> Mapping[str, float]:
-    """{folder: weight} from 'folder' (weight 1) or 'folder:weight'; UserError where one is named twice or a weight is no number above 0."""
+    """{folder: weight} from 'folder' (weight 1) or 'folder:weight'; UserError where one is named twice or a weight is no number above 0.
+
+    >>> parse_data(["runs/data/mine:2", "runs/data/tub"])
+    {'runs/data/mine': 2.0, 'runs/data/tub': 1.0}
+    """
     found: dict[str, float] = {}
     for text in texts:
         folder, colon, number = text.rpartition(":")

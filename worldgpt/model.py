@@ -9,26 +9,28 @@ Axes: B worlds, T steps, P prompt positions, J tokens a step, S = P + J, D width
 """
 
 import hashlib
+from collections.abc import Sequence
 from dataclasses import asdict
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 import torch
 from einops import rearrange, repeat
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.utils.checkpoint import checkpoint
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from conditioning.channels import ChannelSet
 from conditioning.text import build_text_encoder
 from conditioning.text_config import TextConfig
+from tokenizer.checkpoint import SafePretrained
 from worldgpt.attention import WorldGPTAttention, norm
 from worldgpt.config import ModelConfig
 from worldgpt.embedding import INITIAL, StepEmbedding
 from worldgpt.kv_cache import RingCache
 from worldgpt.layout import Layout, Stream
 from worldgpt.rope import rotation
-from worldgpt.token_table import TokenTable
+from worldgpt.token_table import SplitTable, TokenTable
 
 
 class WorldGPTConfig(PreTrainedConfig):
@@ -89,9 +91,12 @@ class WorldGPTBlock(nn.Module):
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
 
-class WorldGPT(PreTrainedModel):
+class WorldGPT(SafePretrained):
     """The world model. `forward` runs whole windows; `prefill` and `extend` run on a RingCache, step by step."""
 
+    kind = "a world model checkpoint"
+    trained_by = "scripts/train_worldgpt.py"
+    limits: ClassVar = {"size": 1 << 24, "proto_bytes": 1 << 24, "rows": 256, "columns": 256, "layers": 512, "prompt_tokens": 256}
     config_class = WorldGPTConfig
     config: WorldGPTConfig
     base_model_prefix = "worldgpt"
@@ -124,12 +129,12 @@ class WorldGPT(PreTrainedModel):
         elif isinstance(module, nn.LayerNorm):
             nn.init.ones_(module.weight)
 
-    def _tables(self) -> list[TokenTable]:
-        return [cast(TokenTable, table) for table in self.embedding.tables.values()] if hasattr(self, "embedding") else []
+    def _tables(self) -> list[nn.Module]:
+        return list(self.embedding.tables.values()) if hasattr(self, "embedding") else []
 
-    def table(self, stream: Stream) -> TokenTable:
+    def table(self, stream: Stream) -> TokenTable | SplitTable:
         """The vectors of a stream's codebook."""
-        return cast(TokenTable, self.embedding.tables[stream.codebook])
+        return cast(TokenTable | SplitTable, self.embedding.tables[stream.codebook])
 
     def content_hash(self) -> str:
         """16 hex digits that change with any weight."""
@@ -142,35 +147,51 @@ class WorldGPT(PreTrainedModel):
     # -- positions ----------------------------------------------------------------------------------------------------------
 
     def rotation_at(self, times: Tensor) -> Tensor:
-        """Rotation of the positions of steps at `times` (n,), step by step: (n * S, d / 2) complex."""
+        """Rotation of the positions of steps at `times` (R, n), step by step: (R, 1, n * S, d / 2) complex; R is B, or 1 for all worlds."""
         grid = torch.as_tensor(self.layout.grid_positions, device=times.device)
-        rows, columns = repeat(grid, "s two -> two (n s)", n=len(times))
-        return rotation(repeat(times, "n -> (n s)", s=len(grid)), rows, columns, self.config.width // self.config.heads)
+        rows, columns = repeat(grid, "s two -> two (r n s)", r=len(times), n=times.shape[1])
+        flat = rotation(repeat(times, "r n -> (r n s)", s=len(grid)), rows, columns, self.config.width // self.config.heads)
+        return rearrange(flat, "(r p) d -> r 1 p d", r=len(times))
 
     # -- forward ------------------------------------------------------------------------------------------------------------
 
-    def forward(self, tokens: Tensor, prompts: Tensor, before: Tensor | None = None, times: Tensor | None = None) -> Tensor:
+    def forward(
+        self, tokens: Tensor, prompts: Tensor, before: Tensor | None = None, times: Tensor | None = None, anchors: int = 0
+    ) -> Tensor:
         """Hidden states (B, T, S, D) of windows: tokens (B, T, J), prompts (B, T, P, D_text).
 
-        `before` (B, 2, J) are the two steps before the window (default: none, NULL); `times` (T,) are given where steps have gaps.
+        The first `anchors` steps come from elsewhere in the drive and have no past; `before` (B, 2, J) are the two steps before the
+        others (default: none, NULL). `times` (B, T) are given where steps have gaps.
         """
         steps = tokens.shape[1]
-        x = rearrange(self.embedding(tokens, prompts, before), "b t s d -> b (t s) d")
-        by = self.rotation_at(torch.arange(steps, device=tokens.device) if times is None else times)
+        x = rearrange(self.embed(tokens, prompts, before, anchors), "b t s d -> b (t s) d")
+        by = self.rotation_at(torch.arange(steps, device=tokens.device)[None] if times is None else times)
         for block in self.blocks:
             checkpointed = self.activation_checkpointing and self.training
             x = checkpoint(block, x, by, use_reentrant=False) if checkpointed else block(x, by)
         return rearrange(norm(x), "b (t s) d -> b t s d", t=steps)
+
+    def embed(self, tokens: Tensor, prompts: Tensor, before: Tensor | None, anchors: int) -> Tensor:
+        """Input (B, T, S, D) of windows whose first `anchors` steps stand each alone."""
+        if not anchors:
+            return self.embedding(tokens, prompts, before)
+        batch = len(tokens)
+        alone = (rearrange(part[:, :anchors], "b a ... -> (b a) 1 ...") for part in (tokens, prompts))
+        single = rearrange(self.embedding(*alone), "(b a) 1 s d -> b a s d", b=batch)
+        return torch.cat([single, self.embedding(tokens[:, anchors:], prompts[:, anchors:], before)], dim=1)
 
     def predicting(self, hidden: Tensor) -> Tensor:
         """Of all positions (..., S, D) those that predict the J tokens, (..., J, D)."""
         start = self.layout.prompt_tokens - 1
         return hidden[..., start : start + self.layout.tokens_per_step, :]
 
-    def logits(self, hidden: Tensor, token: int) -> Tensor:
-        """Logits (..., V) for token `token` of a step from the hidden state (..., D) at the position before it."""
+    def logits(self, hidden: Tensor, token: int, told: Sequence[Tensor] = ()) -> Tensor:
+        """Logits (..., V) for token `token` of a step from the hidden state (..., D) at the position before it.
+
+        Of a token told in parts these are the next part's, once those before it (...) are `told`.
+        """
         stream, _, _ = self.layout.pieces(token, token + 1)[0]
-        return self.table(stream).logits(hidden)
+        return self.table(stream).logits(hidden, told)
 
     # -- with a cache -------------------------------------------------------------------------------------------------------
 
@@ -188,10 +209,16 @@ class WorldGPT(PreTrainedModel):
         cache.advance(x.shape[1])
         return norm(x)
 
-    def prefill(self, tokens: Tensor, prompts: Tensor, cache: RingCache, before: Tensor | None = None) -> None:
-        """Put context steps (B, T, J) with prompts (B, T, P, D_text) into an empty cache in one forward pass."""
-        by = cache.begin(tokens.shape[1])
-        self.extend(rearrange(self.embedding(tokens, prompts, before), "b t s d -> b (t s) d"), by, cache)
+    def prefill(
+        self, tokens: Tensor, prompts: Tensor, cache: RingCache, before: Tensor | None = None, anchor_times: Tensor | None = None
+    ) -> None:
+        """Put context steps (B, T, J) with prompts (B, T, P, D_text) into an empty cache in one forward pass.
+
+        The first A of them are anchors where `anchor_times` (B, A) are given: their distances in steps from the step that comes next.
+        """
+        by = cache.begin(tokens.shape[1], anchor_times)
+        anchors = 0 if anchor_times is None else anchor_times.shape[1]
+        self.extend(rearrange(self.embed(tokens, prompts, before, anchors), "b t s d -> b (t s) d"), by, cache)
 
 
 AutoConfig.register("worldgpt", WorldGPTConfig)

@@ -15,13 +15,17 @@ from torch import Tensor
 from conditioning.guidance import PromptSchedule
 from conditioning.steering import Commands
 from data.errors import UserError
-from data.folder import atomic_folder, read_json
+from data.folder import atomic_folder
+from data.hub_files import Access
+from tokenizer.checkpoint import checkpoint_folder, load_checkpoint
 from tokenizer.model import FrameTokenizer, load_tokenizer
 from worldgpt.anchors import Policy, Scene, parse_policy
-from worldgpt.model import WorldGPT, WorldGPTConfig
+from worldgpt.model import WorldGPT
 from worldgpt.rollout import FREE, Decide, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingConfig, SamplingPlan
 
+SHARD = "2GB"
+"""Largest file of weights; more of them come in several."""
 DECODE_STEPS = 8
 """Steps whose frames are decoded together."""
 
@@ -85,20 +89,30 @@ class WorldGPTPipeline:
 
     @classmethod
     def from_pretrained(
-        cls, folder: str | Path, *, device: str | torch.device | None = None, dtype: torch.dtype | None = None
+        cls,
+        name: str | Path,
+        *,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+        revision: str | None = None,
+        local_files_only: bool = False,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
     ) -> "WorldGPTPipeline":
-        """Load a checkpoint; UserError where the folder holds none, or one that does not fit together.
+        """Load a checkpoint from a folder or, as user/name, from the Hub; UserError where there is none, or one that does not fit together.
 
-        Without `device`, a GPU is taken where there is one; without `dtype`, bf16 there and float32 on the CPU.
+        Without `device`, a GPU is taken where there is one; without `dtype`, bf16 there and float32 on the CPU. `revision` is a branch,
+        tag or commit; with `local_files_only` the cache serves and nobody is asked.
         """
-        folder = Path(folder)
+        access = Access(revision, local_files_only, token, cache_dir)
+        folder = checkpoint_folder(name, WorldGPT.kind, ("", "tokenizer"), access)
         device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         model = cast(Any, load_world_model(folder)).to(device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32))
         if not (folder / "tokenizer").is_dir():
             return cls(model, None)
         tokenizer = cast(Any, load_tokenizer(folder / "tokenizer")).to(device)
         if tokenizer.content_hash() != model.config.tokenizer_hash:
-            raise UserError(f"{folder}: the tokenizer in it is not the one that the world model was trained with")
+            raise UserError(f"{name}: the tokenizer in it is not the one that the world model was trained with")
         return cls(model, tokenizer)
 
     def save_pretrained(self, folder: str | Path) -> None:
@@ -106,12 +120,18 @@ class WorldGPTPipeline:
         folder = Path(folder)
         folder.mkdir(parents=True, exist_ok=True)
         with atomic_folder(folder / ".part") as part:
-            self.model.save_pretrained(part)
+            self.model.save_pretrained(part, max_shard_size=SHARD)
             if self.tokenizer is not None and not (folder / "tokenizer").exists():
                 self.tokenizer.save_pretrained(part / "tokenizer")
         for path in sorted((folder / ".part").iterdir()):
             path.replace(folder / path.name)
         (folder / ".part").rmdir()
+
+    def push_to_hub(self, repo: str, *, private: bool = False, license: str | None = None, token: str | bool | None = None) -> str:
+        """Publish as user/name, with a sample drive and a card of what is known; the page's address. See worldgpt/hub.py."""
+        from worldgpt.hub import push_pipeline
+
+        return push_pipeline(self, repo, private=private, license=license, token=token)
 
     # -- what a world is told -----------------------------------------------------------------------------------------------
 
@@ -323,23 +343,9 @@ def _each(value: int | Sequence[int], count: int, name: str) -> list[int]:
     return values
 
 
-def load_world_model(folder: Path) -> WorldGPT:
-    """The world model of a checkpoint folder, in evaluation mode; UserError where there is none, or a broken one."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: expected a world model checkpoint, found no config.json; train one with scripts/train_worldgpt.py")
-    found = read_json(folder / "config.json")
-    if not isinstance(found, dict) or found.get("model_type") != WorldGPTConfig.model_type or "layout" not in found:
-        kind = found.get("model_type") if isinstance(found, dict) else None
-        raise UserError(f"{folder}: expected a world model checkpoint, config.json is one of {kind or 'something else'!r}")
-    try:
-        config = WorldGPTConfig.from_pretrained(folder)
-        model, report = cast(Any, WorldGPT.from_pretrained(folder, config=config, output_loading_info=True))
-    except UserError:
-        raise
-    except Exception as error:  # transformers and safetensors raise many kinds for a broken file
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise UserError(f"{folder}: could not be read as a world model: {reason}") from error
-    wrong = sorted([*report["missing_keys"], *report["unexpected_keys"]])
-    if wrong:
-        raise UserError(f"{folder}: the weights do not fit config.json, first at {wrong[0]!r}")
-    return model.eval()
+def load_world_model(name: str | Path, **options: Any) -> WorldGPT:
+    """The world model of a checkpoint, from a folder or the Hub, in evaluation mode; `options` are those of `from_pretrained`.
+
+    UserError where there is none, or a broken one.
+    """
+    return load_checkpoint(WorldGPT, name, **options)

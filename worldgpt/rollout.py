@@ -8,12 +8,14 @@ from dataclasses import dataclass
 from typing import Literal
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from conditioning.guidance import guided_logits
+from worldgpt.decoder import StepDecoder
 from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
-from worldgpt.sampling import SamplingPlan, draw, keyed_uniforms, nats_of
+from worldgpt.sampling import SamplingPlan, draw_with_nats, keyed_uniforms
 
 FREE = -1
 """Stands in a table of forced tokens where the model decides."""
@@ -36,6 +38,18 @@ class RolloutConfig:
     """'ring' keeps keys and values while the window moves; 'recompute' reads the window anew for each step: slow, the reference."""
 
 
+@dataclass(frozen=True)
+class Anchors:
+    """A pinned steps of each world."""
+
+    tokens: Tensor
+    """(B, A, J)."""
+    steps: Tensor
+    """(B, A): which generated steps they are, counted from 0; before the first generated one below 0."""
+    prompts: Tensor
+    """(branches * B, A, P, D_text)."""
+
+
 class Rollout:
     """B worlds that go on together, each with its own prompt, commands and randomness."""
 
@@ -44,6 +58,7 @@ class Rollout:
         self.model, self.config, self.seeds, self.worlds = model, config, tuple(seeds), tuple(worlds)
         self.branches = 1 if config.guidance == 1 else 2
         self.cache = model.new_cache(len(self.worlds) * self.branches, config.window_steps)
+        self.decoder = StepDecoder(model)
         self.device = model.embedding.prompt_place.device
         self.seen = model.embedding.unseen(len(self.worlds))
         """(B, SEEN_STEPS, J): the newest steps, the last one as far as it is known."""
@@ -51,13 +66,19 @@ class Rollout:
         """Steps generated so far."""
         self.surprise = torch.full((len(self.worlds),), torch.nan, dtype=torch.float64, device=self.device)
         """(B,) mean nats of the frame codes drawn in the last step, under the unfiltered distribution; NaN where all were forced."""
+        self._anchors: Anchors | None = None
         self._tokens = model.embedding.unseen(len(self.worlds))[:, :PAST_STEPS]
         self._prompts: list[Tensor] = []  # (branches * B, P, D_text) of each step held
 
     @property
     def held(self) -> int:
-        """K, the past steps that the next one sees: at most one less than the window."""
+        """K, the past steps that the next one sees, anchors not counted: with those at most one less than the window."""
         return len(self._prompts)
+
+    @property
+    def room(self) -> int:
+        """The largest K."""
+        return self.cache.window_steps - 1 - (self._anchors.tokens.shape[1] if self._anchors else 0)
 
     @property
     def history(self) -> Tensor:
@@ -67,7 +88,7 @@ class Rollout:
     @torch.inference_mode()
     def start(self, context: Tensor, prompts: Tensor, negative: Tensor) -> None:
         """Read context steps (B, T, J), the last ones that the window can hold; prompts and negative (B, P, D_text)."""
-        held = min(self.cache.window_steps - 1, context.shape[1])
+        held = min(self.room, context.shape[1])
         self._tokens = torch.cat([self._tokens, context.to(self.device)], dim=1)[:, -held - PAST_STEPS :]
         self._prompts = [self._branches(prompts, negative)] * held
         self._read()
@@ -92,6 +113,18 @@ class Rollout:
         self.cache = kept
 
     @torch.inference_mode()
+    def anchor(self, tokens: Tensor, away: Tensor) -> None:
+        """Pin anchor steps (B, A, J), `away` (B, A) steps from the next one (below 0: behind), in place of former ones; all is read anew.
+
+        They stand under the prompts that hold now. The window gives up as many of the steps held as it needs; one at least must be held.
+        """
+        prompts = torch.stack([self._prompts[-1]] * tokens.shape[1], dim=1)
+        self._anchors = Anchors(tokens.to(self.device), away.to(self.device) + self.steps, prompts)
+        self._prompts = self._prompts[-self.room :]
+        self._tokens = self._tokens[:, -self.held - PAST_STEPS :]
+        self._read()
+
+    @torch.inference_mode()
     def keep(self, worlds: Sequence[int]) -> None:
         """Go on with some of the worlds only, given by their places in the batch."""
         rows = torch.tensor(list(worlds), device=self.device)
@@ -99,6 +132,8 @@ class Rollout:
         self.seeds, self.worlds = (tuple(values[i] for i in worlds) for values in (self.seeds, self.worlds))
         self.seen, self._tokens, self.surprise = self.seen[rows], self._tokens[rows], self.surprise[rows]
         self._prompts = [prompts[branches] for prompts in self._prompts]
+        if self._anchors:
+            self._anchors = Anchors(self._anchors.tokens[rows], self._anchors.steps[rows], self._anchors.prompts[branches])
         self.cache.keep(branches)
 
     @torch.inference_mode()
@@ -107,41 +142,36 @@ class Rollout:
 
         `decide` is asked for the actions once frame and telemetry are known; where it answers FREE, `forced` and the model have their say.
         """
+        with torch.autocast(self.device.type, enabled=False):
+            return self._step(prompts, negative, forced.to(self.device), decide)
+
+    def _step(self, prompts: Tensor, negative: Tensor, forced: Tensor, decide: Decide | None) -> Tensor:
         if self.config.window == "recompute" and self.held:
             self._read()
-        layout, model = self.model.layout, self.model
-        by, first = self.cache.begin_step(), layout.prompt_tokens
-        uniforms = keyed_uniforms(self.seeds, self.worlds, self.steps, layout.tokens_per_step).to(self.device)
-        tokens, known = forced.to(self.device).clone(), (forced != FREE).all(0).tolist()
+        layout, told, uniforms = self.model.layout, self._branches(prompts, negative), self._uniforms()
+        tokens, known = forced.clone(), (forced != FREE).all(0).tolist()
         actions = layout.span_of_kind("action") if decide else slice(layout.tokens_per_step, layout.tokens_per_step)
         known[actions] = [False] * len(known[actions])
         surprise: list[Tensor] = []
-        told = self._branches(prompts, negative)
         self.seen = torch.cat([self.seen[:, 1:], tokens[:, None]], dim=1)
-        seen = self.seen.repeat(self.branches, 1, 1)
-        conditions = model.embedding.conditions(seen, told)
-        hidden = model.extend(model.embedding.prompt(told, seen, conditions), by[:first], self.cache)[:, -1]
-        start = 0
+        step = self.decoder.begin(self.seen.repeat(self.branches, 1, 1), told, self.cache)
+        hidden, start = step.prompt(), 0
         while start < layout.tokens_per_step:
             if decide and start == actions.start:
                 decided = decide(tokens.clone()).to(self.device)
                 tokens[:, actions] = torch.where(decided == FREE, tokens[:, actions], decided)
                 known[actions] = (tokens[:, actions] != FREE).all(0).tolist()
             if not known[start]:
-                stream, _, _ = layout.pieces(start, start + 1)[0]
-                logits = self._logits(hidden, start)
-                drawn = draw(logits, uniforms[:, start], self.config.sampling.of(stream))
+                drawn, nats = self._draw(hidden, start, uniforms[:, :, start])
                 free = tokens[:, start] == FREE
                 tokens[:, start] = torch.where(free, drawn, tokens[:, start])
-                if stream.kind == "frame":
-                    surprise.append(torch.where(free, nats_of(logits, drawn), torch.nan))
+                if self.decoder.at[start].stream.kind == "frame":
+                    surprise.append(torch.where(free, nats, torch.nan))
             # The token just decided goes in together with all that follow and are known in every world.
             stop = start + 1
             while stop < layout.tokens_per_step and known[stop]:
                 stop += 1
-            seen[:, -1, start:stop] = tokens[:, start:stop].repeat(self.branches, 1)
-            x = model.embedding.tokens(seen, start, stop, conditions)
-            hidden = model.extend(x, by[first + start : first + stop], self.cache)[:, -1]
+            hidden = step.read(tokens.repeat(self.branches, 1), start, stop)[:, -1]
             start = stop
         self._remember(tokens, told, surprise)
         return tokens
@@ -150,9 +180,8 @@ class Rollout:
         self.seen[:, -1] = tokens
         self.steps += 1
         self.surprise = torch.stack(surprise).nanmean(0) if surprise else torch.full_like(self.surprise, torch.nan)
-        held = self.cache.window_steps - 1
-        self._tokens = torch.cat([self._tokens, tokens[:, None]], dim=1)[:, -held - PAST_STEPS :]
-        self._prompts = [*self._prompts, told][-held:]
+        self._tokens = torch.cat([self._tokens, tokens[:, None]], dim=1)[:, -self.room - PAST_STEPS :]
+        self._prompts = [*self._prompts, told][-self.room :]
 
     def _read(self) -> None:
         """Read the steps held into the emptied cache."""
@@ -161,14 +190,36 @@ class Rollout:
         prompts = torch.stack(self._prompts, dim=1)
         before, read = self._tokens[:, :PAST_STEPS], self._tokens[:, PAST_STEPS:]
         assert read.shape[1] == held
-        self.model.prefill(read.repeat(self.branches, 1, 1), prompts, self.cache, before.repeat(self.branches, 1, 1))
+        away = None
+        if self._anchors:
+            read, prompts = torch.cat([self._anchors.tokens, read], dim=1), torch.cat([self._anchors.prompts, prompts], dim=1)
+            away = (self._anchors.steps - self.steps).repeat(self.branches, 1)
+        self.model.prefill(read.repeat(self.branches, 1, 1), prompts, self.cache, before.repeat(self.branches, 1, 1), away)
         self.seen = self._tokens[:, -SEEN_STEPS:].clone()
 
     def _branches(self, prompts: Tensor, negative: Tensor) -> Tensor:
         return prompts if self.branches == 1 else torch.cat([prompts, negative])
 
-    def _logits(self, hidden: Tensor, token: int) -> Tensor:
-        logits = self.model.logits(hidden, token)
+    def _uniforms(self) -> Tensor:
+        """(B, parts, J): the step's randomness, one number for each part that a token can have."""
+        layout = self.model.layout
+        parts = max(len(codebook.parts) for codebook in layout.codebooks)
+        numbers = keyed_uniforms(self.seeds, self.worlds, self.steps, parts * layout.tokens_per_step)
+        return rearrange(numbers, "b (parts j) -> b parts j", parts=parts).to(self.device)
+
+    def _draw(self, hidden: Tensor, token: int, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+        """(B,) ids drawn for a token from hidden states (branches * B, D) and uniforms (B, parts), and their nats."""
+        stream, told = self.decoder.at[token], []
+        sampling = self.config.sampling.of(stream.stream)
+        nats = torch.zeros(len(uniforms), dtype=torch.float64, device=self.device)
+        for part in range(len(stream.table.parts)):
+            logits = self._guided(self.decoder.logits(hidden, token, [ids.repeat(self.branches) for ids in told]))
+            drawn, surprise = draw_with_nats(logits, uniforms[:, part], sampling)
+            told.append(drawn)
+            nats = nats + surprise
+        return stream.table.table.join(told), nats
+
+    def _guided(self, logits: Tensor) -> Tensor:
         if self.branches == 1:
             return logits
         conditional, unconditional = logits.chunk(2)

@@ -16,6 +16,8 @@ from worldgpt.layout import Layout, Stream
 
 SHARPENING = 0.8
 """Base of the entropy-adaptive temperature (Zhang et al. 2024, arXiv:2403.14541, equation 2)."""
+NUCLEUS_SHARE = 16
+"""One in so many tokens is looked at before all are sorted for top-p."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +34,11 @@ class SamplingConfig:
     """Drop tokens less likely than this share of the likeliest one's probability."""
     entropy: float = 0.0
     """Strength in nats of sharpening where the model is sure: the temperature times 0.8 ** (this / entropy of the logits); 0: none."""
+
+    @property
+    def plain(self) -> bool:
+        """Whether tokens are drawn from the model's own distribution."""
+        return self == SamplingConfig()
 
     def __post_init__(self) -> None:
         if self.entropy < 0:
@@ -100,9 +107,7 @@ def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
         p = torch.where(p >= p.topk(config.top_k).values[..., -1:], p, 0.0)
         p = p / p.sum(-1, keepdim=True)
     if config.top_p < 1:
-        ordered, order = p.sort(dim=-1, descending=True, stable=True)
-        kept = ordered.cumsum(-1) - ordered < config.top_p
-        p = torch.where(torch.zeros_like(kept).scatter(-1, order, kept), p, 0.0)
+        p = torch.where(_nucleus(p, config.top_p), p, 0.0)
     if config.min_p > 0:
         p = torch.where(p >= config.min_p * p.max(-1, keepdim=True).values, p, 0.0)
     return p / p.sum(-1, keepdim=True)
@@ -114,18 +119,36 @@ def entropy(logits: Tensor) -> Tensor:
     return -torch.where(logs.isfinite(), logs.exp() * logs, 0.0).sum(-1)
 
 
-def nats_of(logits: Tensor, tokens: Tensor) -> Tensor:
-    """(...) float64: surprise at tokens (...) under logits (..., V)."""
-    return -torch.log_softmax(logits.double(), dim=-1).gather(-1, tokens[..., None]).squeeze(-1)
+def _nucleus(p: Tensor, top_p: float) -> Tensor:
+    """(..., V) bool: the likeliest tokens of p (..., V) that together reach `top_p`; of equal ones the first."""
+    few = p.shape[-1] // NUCLEUS_SHARE
+    if p.device.type == "cpu" and few:  # sorting all is most of a draw's time there, and few are needed
+        largest = p.topk(few).values
+        before = largest.cumsum(-1) - largest
+        kept = (before < top_p).sum(-1, keepdim=True)
+        if bool((kept < few).all()):
+            least = largest.gather(-1, kept - 1)
+            above, equal = p > least, p == least
+            return above | (equal & (equal.cumsum(-1) <= kept - above.sum(-1, keepdim=True)))
+    ordered, order = p.sort(dim=-1, descending=True, stable=True)
+    return torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, ordered.cumsum(-1) - ordered < top_p)
 
 
 def draw(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> Tensor:
     """Tokens (...) int64 from logits (..., V) and uniforms (...): the inverse of the cumulative distribution."""
-    if config.temperature == 0:
-        return logits.argmax(-1)
-    p = probabilities(logits, config)
+    return logits.argmax(-1) if config.temperature == 0 else _inverse(probabilities(logits, config), uniforms)
+
+
+def draw_with_nats(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
+    """`draw`, and how surprising what it drew is to the model itself: nats (...) float64, before any filter."""
+    logs = torch.log_softmax(logits.double(), dim=-1)
+    drawn = _inverse(logs.exp(), uniforms) if config.plain else draw(logits, uniforms, config)
+    return drawn, -logs.gather(-1, drawn[..., None]).squeeze(-1)
+
+
+def _inverse(p: Tensor, uniforms: Tensor) -> Tensor:
     cumulative = p.cumsum(-1)
-    drawn = torch.searchsorted(cumulative, uniforms[..., None].to(cumulative) * cumulative[..., -1:], right=True).squeeze(-1)
-    # Rounding may put a draw just past the end: the last token that is possible at all.
-    last = p.shape[-1] - 1 - (p.flip(-1) > 0).int().argmax(-1)
-    return torch.minimum(drawn, last)
+    total = cumulative[..., -1:]
+    # Rounding may put a draw at the very end: it stays below, so that it falls on the last token that is possible at all.
+    wanted = torch.minimum(uniforms[..., None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
+    return torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)

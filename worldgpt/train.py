@@ -12,9 +12,11 @@ from torch import Tensor
 
 from conditioning.text import fit_text_encoder
 from data.errors import UserError
-from data.folder import read_json, write_json
+from data.folder import write_json
 from tokenizer.loop import keyed_rng, run_loop
 from tokenizer.model import FrameTokenizer
+from tokenizer.parallel import processes, shards
+from tokenizer.run_record import check_identity
 from worldgpt.baselines import fit_baselines
 from worldgpt.config import WorldTrainConfig
 from worldgpt.evaluate.teacher_forcing import baseline_figures, batch_nats, teacher_forcing
@@ -22,10 +24,13 @@ from worldgpt.layout import Layout
 from worldgpt.loss import total_loss
 from worldgpt.mixture import Mixture
 from worldgpt.model import WorldGPT, WorldGPTConfig
+from worldgpt.own_history import with_own_history
 from worldgpt.pipeline import WorldGPTPipeline, load_world_model
+from worldgpt.plan import advice
 from worldgpt.samples import sample_sheet
+from worldgpt.token_table import TokenTable
 from worldgpt.transfer import load_matching, text_of
-from worldgpt.windows import WindowReader, corrupt, model_batch
+from worldgpt.windows import AnchorPlan, WindowReader, corrupt, model_batch
 
 BASELINE_ROWS = 200_000
 """Training steps that the baselines are counted on, at most."""
@@ -47,23 +52,35 @@ class WorldTask:
             windows = self.single_steps.random(self.config.loop.batch_size * self.training.steps, rng)
             windows = replace(windows, before=np.broadcast_to(self.model.layout.null_tokens, windows.before.shape))
         else:
-            windows = self.training.random(self.config.loop.batch_size, rng)
-        inputs = corrupt(windows, self.model.layout, self.config.history_corruption, self.config.dropout, rng)
+            windows = self.training.random(self.config.loop.batch_size, rng, AnchorPlan.draw(self.config.history, rng))
+        inputs = corrupt(windows, self.model.layout, self.config.history, self.config.dropout, rng)
         return model_batch(inputs, windows.tokens, self.model.text)
 
     def loss(self, batch: Mapping[str, Tensor], generator: torch.Generator) -> tuple[Tensor, dict[str, Tensor]]:
-        loss, parts = total_loss(self.model, batch_nats(self.model, dict(batch)), batch["targets"], self.config.channel_weight)
+        known = dict(batch)
+        if "own" in known:
+            known = with_own_history(self.model, known, self.config.history.self_rollout_passes, generator)
+        loss, parts = total_loss(self.model, batch_nats(self.model, known), batch["targets"], self.config.channel_weight)
         codes = sum(s.tokens for s in self.model.layout.of_kind("frame"))
         return loss, {**parts, "bits_per_frame": parts["frame_nats"] * codes / float(np.log(2))}
 
     def evaluate(self) -> dict[str, float]:
+        for table in self.model.embedding.modules():
+            if isinstance(table, TokenTable):
+                table.forget()  # sharded weights come together anew each time, where a table cannot see that they have changed
         return teacher_forcing(self.model, self.held_out, self.config.loop.batch_size)
 
     def baselines(self) -> dict[str, dict[str, float]]:
         """Trivial predictors on the same held-out windows."""
         layout = self.model.layout
-        sizes = [layout.codebook(s).size for s in layout.streams for _ in range(s.tokens)]
+        sizes = [layout.codebook(s).parts for s in layout.streams for _ in range(s.tokens)]
         return baseline_figures(fit_baselines(self.training.rows(BASELINE_ROWS), sizes), self.held_out, self.model)
+
+    def score(self, figures: Mapping[str, float]) -> float:
+        return figures["frame_nats"]
+
+    def advice(self, memory: int) -> str:
+        return advice(self.config, self.model.layout, memory, shards=shards(), bf16=self.config.loop.precision != "fp32")
 
     def save(self, folder: Path) -> None:
         WorldGPTPipeline(self.model, self.tokenizer).save_pretrained(folder)
@@ -83,7 +100,7 @@ class WorldTask:
         blocks = positions * sum(p.numel() for p in self.model.blocks.parameters())
         # A token is brought in, its hints too, and compared with every id of its codebook.
         around = [code * width + layout.hint_count(s.kind) * code * 2 * width + width**2 + width * code for s in layout.streams]
-        ends = steps * sum(s.tokens * (a + code * layout.codebook(s).size) for s, a in zip(layout.streams, around, strict=True))
+        ends = steps * sum(s.tokens * (a + code * sum(layout.codebook(s).parts)) for s, a in zip(layout.streams, around, strict=True))
         return self.config.loop.batch_size * 6.0 * (blocks + ends + positions**2 * width * config.layers)
 
 
@@ -125,32 +142,20 @@ def check_tokenizer(tokenizer: FrameTokenizer, manifest: Any, folder: str) -> No
         raise UserError(f"{folder}: the tokenizer was not trained on camera {missing[0]!r} (only on {', '.join(trained.cameras)})")
 
 
-def check_resume(output: Path, mixture: Mixture) -> None:
-    """UserError where the training in `output` saw frames through another tokenizer: its codes mean something else."""
-    if not (output / "run.json").exists():
-        return
-    trained = read_json(output / "run.json").get("tokenizer_hash")
-    if trained != mixture.tokenizer_hash:
-        told = f"{output}: was trained with tokenizer {trained}, the one given is {mixture.tokenizer_hash}"
-        raise UserError(f"{told}; --resume needs the same")
-
-
 def train_worldgpt(config: WorldTrainConfig, mixture: Mixture, tokenizer: FrameTokenizer | None, output: Path) -> dict[str, Any]:
     """Train, evaluate against baselines, write `output`; returns the report (empty on all processes but the first)."""
-    from accelerate import PartialState
-
-    began, processes = time.time(), PartialState()
+    began, state = time.time(), processes()
+    description = {"config": asdict(config), "data_hash": mixture.data_hash, "tokenizer_hash": mixture.tokenizer_hash}
     if config.resume:
-        check_resume(output, mixture)
-    source = load_world_model(Path(config.init_from)) if config.init_from is not None else None
+        check_identity(output, description)  # before a model is built
+    source = load_world_model(config.init_from) if config.init_from is not None else None
     model = build_model(config, mixture, source)
     model.activation_checkpointing = config.activation_checkpointing
     if source is not None:
-        processes.print(f"{config.init_from}: {load_matching(model, source)}")
+        state.print(f"{config.init_from}: {load_matching(model, source)}")
     task = WorldTask(config, model, mixture, tokenizer)
-    description = {"config": asdict(config), "data_hash": mixture.data_hash, "tokenizer_hash": mixture.tokenizer_hash}
     figures = run_loop(task, config.loop, output, resume=config.resume, description=description)
-    if not processes.is_main_process:
+    if not state.is_main_process:
         return {}
     windows = len(task.held_out.tokens)
     report = {"held_out": figures, "baselines": task.baselines(), "seconds": round(time.time() - began), "windows": windows}

@@ -5,7 +5,7 @@ Axes: B windows, T steps, J tokens a step, C codes a step, U distinct prompts, L
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -15,6 +15,8 @@ from torch import Tensor
 from conditioning.channels import ChannelCodec
 from conditioning.guidance import DropoutConfig
 from data.episode import ChannelSpec
+from data.errors import UserError
+from worldgpt.config import HistoryConfig
 from worldgpt.layout import SEEN_STEPS, Layout
 from worldgpt.mixture import Mixture
 from worldgpt.token_store import TokenStore, drive_of, window_captions
@@ -34,9 +36,33 @@ class Windows:
     """B lists of T captions; "" where nothing is said."""
     before: np.ndarray
     """(B, 2, J) int64: the two steps before each window, the first hints; NULL before a drive begins."""
+    anchors: int = 0
+    """The first steps are this many anchors, taken from elsewhere in the drive; the others follow one another."""
+    times: np.ndarray | None = None
+    """(B, T) int64 rotary times; None: 0 .. T - 1."""
+    own: np.ndarray | None = None
+    """(B, T, J) bool: tokens that the model's own draws are to stand for; None: nowhere."""
 
     def __getitem__(self, rows: slice) -> "Windows":
-        return Windows(self.tokens[rows], self.captions[rows], self.before[rows])
+        times, own = (None if part is None else part[rows] for part in (self.times, self.own))
+        return Windows(self.tokens[rows], self.captions[rows], self.before[rows], self.anchors, times, own)
+
+
+@dataclass(frozen=True)
+class AnchorPlan:
+    """Where the anchors of a batch lie."""
+
+    count: int
+    ahead: bool
+    reach: int
+
+    @classmethod
+    def draw(cls, history: HistoryConfig, rng: np.random.Generator) -> "AnchorPlan | None":
+        """A plan in the share of updates that `history` asks for."""
+        if rng.random() >= history.anchors:
+            return None
+        ahead = bool(rng.random() < history.future)
+        return cls(1 if ahead else int(rng.integers(1, 3)), ahead, history.reach)
 
 
 class WindowReader:
@@ -47,11 +73,11 @@ class WindowReader:
         self.parts = [_Part(store, split, layout, (*mixture.telemetry, *mixture.actions), steps) for store in mixture.stores]
         self.shares = np.array(mixture.weights) / sum(mixture.weights)
 
-    def random(self, batch: int, rng: np.random.Generator) -> Windows:
-        """Windows drawn from the sets by their weights, and evenly from all that a set has."""
+    def random(self, batch: int, rng: np.random.Generator, anchors: AnchorPlan | None = None) -> Windows:
+        """Windows drawn from the sets by their weights, and evenly from all that a set has; with anchors, if there is a plan for them."""
         counts = rng.multinomial(batch, self.shares)
         chosen = [(part, part.starts[rng.integers(len(part.starts), size=count)]) for part, count in zip(self.parts, counts, strict=True)]
-        return _joined([part.read(rows, rng) for part, rows in chosen if len(rows)])
+        return _joined([part.anchored(rows, anchors, rng) if anchors else part.read(rows, rng) for part, rows in chosen if len(rows)])
 
     def spaced(self, count: int) -> Windows:
         """About `count` windows (or all, if there are fewer) spaced evenly over the split, from every set alike; always the same."""
@@ -87,6 +113,23 @@ class _Part:
         before = np.where(there[..., None], self.tokens(np.maximum(earlier, firsts[:, None])), self.layout.null_tokens)
         return Windows(self.tokens(rows[:, None] + np.arange(self.steps)), captions, before)
 
+    def anchored(self, rows: np.ndarray, plan: AnchorPlan, rng: np.random.Generator) -> Windows:
+        """Windows that begin at `rows`, their first steps given up for anchors: steps of the same drive, up to `reach` steps away."""
+        plain = self.read(rows, rng)
+        count, last = plan.count, rows + self.steps - 1
+        away = rng.integers(1, plan.reach + 1, (len(rows), count))
+        places, texts = np.zeros((len(rows), count), np.int64), []
+        for i, row in enumerate(rows.tolist()):
+            drive = drive_of(self.drives, row)
+            wanted = last[i] + away[i] if plan.ahead else row + count - away[i]
+            places[i] = np.clip(wanted, drive.first, drive.last - 1)
+            said = [window_captions(drive, int(place) - drive.first, 1, rng)[0] for place in places[i]]
+            texts.append([*said, *plain.captions[i][count:]])
+        times = np.concatenate([self.steps - 1 + places - last[:, None], np.tile(np.arange(count, self.steps), (len(rows), 1))], axis=1)
+        steps = np.concatenate([self.tokens(places), plain.tokens[:, count:]], axis=1)
+        known = np.concatenate([plain.before, plain.tokens[:, :count]], axis=1)
+        return Windows(steps, texts, known[:, -PAST_STEPS:], count, times)
+
     def tokens(self, index: np.ndarray) -> np.ndarray:
         """(..., J) int64 of the rows `index` (...): codes as stored, channels as bins, NULL for what this set lacks."""
         codes, channels = self.codes[index], self.channels[index]
@@ -117,35 +160,78 @@ def _code_columns(grids: Mapping[str, tuple[int, int]]) -> dict[str, slice]:
 
 def _joined(parts: list[Windows]) -> Windows:
     tokens, before = (np.concatenate([getattr(part, name) for part in parts]) for name in ("tokens", "before"))
-    return Windows(tokens, [row for part in parts for row in part.captions], before)
+    times = [part.times for part in parts if part.times is not None]
+    return Windows(
+        tokens, [row for part in parts for row in part.captions], before, parts[0].anchors, np.concatenate(times) if times else None
+    )
 
 
-def corrupt(windows: Windows, layout: Layout, history_corruption: float, dropout: DropoutConfig, rng: np.random.Generator) -> Windows:
+def corrupt(windows: Windows, layout: Layout, history: HistoryConfig, dropout: DropoutConfig, rng: np.random.Generator) -> Windows:
     """What goes into the model in training: codes exchanged, channels and captions dropped, the steps before sometimes forgotten.
 
-    Exchanged codes come from other places of the same batch, so they are codes that occur. The targets stay as they are.
+    Where the model's own draws are to stand, `own` says so and the true codes stay. Anchors and the targets stay as they are.
     """
     steps = np.concatenate([windows.before, windows.tokens], axis=1)  # (B, PAST_STEPS + T, J)
-    batch, span = len(steps), layout.span_of_kind("frame")
-    frames = steps[..., span]
-    share = rng.random((batch, 1, 1)) * history_corruption
-    other = rng.choice(windows.tokens[..., span].reshape(-1), size=frames.shape)
-    exchanged = (rng.random(frames.shape) < share) & (frames != layout.null_tokens[span])
-    steps[..., span] = np.where(exchanged, other, frames)
+    batch, span, own = len(steps), layout.span_of_kind("frame"), None
+    chosen = _exchanged(steps, layout, history, windows.anchors, rng)
+    if history.kind == "own":
+        own = chosen[:, PAST_STEPS:]
+    else:
+        other = _others(steps, layout, rng) if history.kind == "uniform" else _neighbours(steps, layout, rng)
+        steps = np.where(chosen, other, steps)
+    if rng.random() < history.self_rollout:
+        own = np.zeros_like(steps[:, PAST_STEPS:], bool)
+        own[:, windows.anchors + 1 :, span] = True
     for kind, probability in (("telemetry", dropout.telemetry), ("action", dropout.actions)):
         span, dropped = layout.span_of_kind(kind), rng.random(batch) < probability
         steps[dropped, :, span] = layout.null_tokens[span]
     silent, forgotten = rng.random(batch) < dropout.text, rng.random(batch) < FORGOTTEN
     captions = [[""] * len(row) if silent[i] else row for i, row in enumerate(windows.captions)]
     past = np.where(forgotten[:, None, None], layout.null_tokens, steps[:, :PAST_STEPS])
-    return Windows(steps[:, PAST_STEPS:], captions, past)
+    return replace(windows, tokens=steps[:, PAST_STEPS:], captions=captions, before=past, own=own)
+
+
+def _exchanged(steps: np.ndarray, layout: Layout, history: HistoryConfig, anchors: int, rng: np.random.Generator) -> np.ndarray:
+    """(B, PAST_STEPS + T, J) bool: the frame codes to be exchanged."""
+    shape, span = steps.shape, layout.span_of_kind("frame")
+    newer = np.linspace(-1, 1, shape[1]) if shape[1] > 1 else np.zeros(1)
+    share = rng.random((shape[0], 1, 1)) * history.corruption * (1 + history.recency * newer)[:, None]
+    chosen = np.zeros(shape, bool)
+    chosen[..., span] = rng.random(steps[..., span].shape) < share
+    chosen[:, PAST_STEPS : PAST_STEPS + anchors] = False
+    return chosen & (steps != layout.null_tokens)
+
+
+def _others(steps: np.ndarray, layout: Layout, rng: np.random.Generator) -> np.ndarray:
+    """Each frame code exchanged for one from anywhere in the batch, so for one that occurs."""
+    span, others = layout.span_of_kind("frame"), steps.copy()
+    others[..., span] = rng.choice(steps[:, PAST_STEPS:, span].reshape(-1), size=steps[..., span].shape)
+    return others
+
+
+def _neighbours(steps: np.ndarray, layout: Layout, rng: np.random.Generator) -> np.ndarray:
+    """Each frame code with one of its digits moved one level up or down. UserError where codes have no digits."""
+    others = steps.copy()
+    for stream in layout.of_kind("frame"):
+        span, levels = layout.spans[stream.name], np.array(layout.codebook(stream).levels)
+        if not len(levels):
+            raise UserError("history kind 'neighbour' needs codes with digits (FSQ); take 'uniform' or 'own'")
+        worth = np.concatenate([[1], np.cumprod(levels)[:-1]])
+        digit = rng.integers(len(levels), size=others[..., span].shape)
+        value = others[..., span] // worth[digit] % levels[digit]
+        up = (rng.random(digit.shape) < 0.5) & (value < levels[digit] - 1) | (value == 0)
+        others[..., span] += np.where(up, 1, -1) * worth[digit]
+    return others
 
 
 def model_batch(inputs: Windows, targets: np.ndarray, text: Any) -> dict[str, Tensor]:
-    """Tensors of a batch: inputs, targets (B, T, J), before (B, 2, J), pieces (U, L) of the distinct prompts, prompt (B, T) their index."""
+    """Tensors of a batch: inputs, targets (B, T, J), before (B, 2, J), pieces (U, L) of the distinct prompts, prompt (B, T) their index;
+    times (B, T), anchors (A,) (as many as there are) and own (B, T, J) where the windows have them."""
     distinct = {caption: i for i, caption in enumerate(dict.fromkeys(c for row in inputs.captions for c in row))}
     index = torch.tensor([[distinct[c] for c in row] for row in inputs.captions])
+    special = {"times": inputs.times, "own": inputs.own, "anchors": np.zeros(inputs.anchors) if inputs.anchors else None}
     return {
+        **{name: torch.from_numpy(value) for name, value in special.items() if value is not None},
         "inputs": torch.from_numpy(inputs.tokens),
         "before": torch.from_numpy(inputs.before),
         "targets": torch.from_numpy(targets),

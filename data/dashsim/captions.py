@@ -7,6 +7,7 @@ from itertools import groupby, pairwise
 import numpy as np
 
 from data.dashsim.config import Road, Traffic
+from data.dashsim.events import Event, Moment, event_words
 from data.dashsim.scene import TimeOfDay, Weather
 from data.episode import Caption
 
@@ -58,6 +59,7 @@ DOING_WORDS: dict[str, tuple[str, ...]] = {
     "change_left": ("changing lanes to the left", "moving to the left lane", "changing to the left"),
     "change_right": ("changing lanes to the right", "moving to the right lane", "changing to the right"),
     "circle": ("going round the roundabout", "in the roundabout", "circling the roundabout"),
+    "off_road": ("off the road", "on the grass", "driving on the verge", "beside the road"),
     "stop": ("standing still", "stopped", "waiting"),
     "brake": ("braking", "slowing down", "braking"),
     "accelerate": ("accelerating", "speeding up", "accelerating"),
@@ -78,13 +80,22 @@ class Facts:
     lane_count: int
 
 
-def caption_drive(facts: Facts, doings: Sequence[str], fps: float, rng: np.random.Generator) -> tuple[Caption, ...]:
-    """Captions that cover all steps of a drive, given what the car does at each; each stretch is told in several wordings."""
+def caption_drive(
+    facts: Facts, doings: Sequence[str], fps: float, rng: np.random.Generator, moment: Moment | None = None
+) -> tuple[Caption, ...]:
+    """Captions that cover all steps of a drive, given what the car does at each; each stretch is told in several wordings.
+
+    At the `moment` of a staged event every wording tells the event, and leaves out what else the car does.
+    """
     captions = []
-    for start, end, doing in segments(doings, fps, rng):
-        texts = dict.fromkeys(describe(facts, doing, rng) for _ in range(WORDINGS))
-        captions += [Caption(start, end, text) for text in texts]
-    return tuple(captions)
+    for first, last in [(0, len(doings))] if moment is None else [(0, moment.start), (moment.end, len(doings))]:
+        for start, end, doing in segments(doings[first:last], fps, rng) if first < last else []:
+            texts = dict.fromkeys(describe(facts, doing, rng) for _ in range(WORDINGS))
+            captions += [Caption(first + start, first + end, text) for text in texts]
+    if moment is not None:
+        texts = dict.fromkeys(describe_event(facts, moment.event, rng) for _ in range(WORDINGS))
+        captions += [Caption(moment.start, moment.end, text) for text in texts]
+    return tuple(sorted(captions, key=lambda caption: caption.start))
 
 
 def doing_at_each_step(road: Road, speed_mps: np.ndarray, truth: dict[str, np.ndarray], fps: float) -> list[str]:
@@ -95,6 +106,7 @@ def doing_at_each_step(road: Road, speed_mps: np.ndarray, truth: dict[str, np.nd
     tight = np.abs(_smooth(truth["curvature_inv_m"], fps)) > 1 / 60
     conditions = {
         "stop": speed_mps < 0.3,
+        "off_road": truth["off_road"] > 0,
         "change_left": truth["lane_change"] > 0,
         "change_right": truth["lane_change"] < 0,
         "circle": (truth["in_junction"] > 0) & (road == "roundabout") & (yaw_rate > 0.1),
@@ -160,6 +172,20 @@ def describe(facts: Facts, doing: str, rng: np.random.Generator) -> str:
     told = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
     if told == "time":
         return _time_alone(facts, rng)
+    parts = _setting(facts, told, rng)
+    if "doing" in told and DOING_WORDS[doing]:
+        parts.append(_pick(rng, DOING_WORDS[doing]))
+    return _joined(parts, rng)
+
+
+def describe_event(facts: Facts, event: Event, rng: np.random.Generator) -> str:
+    """One wording of a staged event: alone, or with some or all of the facts."""
+    told = str(rng.choice(list(_EVENT_SHARES), p=list(_EVENT_SHARES.values())))
+    return _joined([*(_setting(facts, told, rng) if told else ()), event_words(event, facts.road, rng)], rng)
+
+
+def _setting(facts: Facts, told: str, rng: np.random.Generator) -> list[str]:
+    """Weather, road and traffic, as far as they are to be told."""
     parts = [_weather_alone(facts, rng) if "weather" in told else _look(facts, rng)]
     if "road" in told:
         road = _road(facts, rng)
@@ -170,8 +196,10 @@ def describe(facts: Facts, doing: str, rng: np.random.Generator) -> str:
             parts.append(road)
     if "traffic" in told:
         parts.append(_pick(rng, TRAFFIC_WORDS[facts.traffic]))
-    if "doing" in told and DOING_WORDS[doing]:
-        parts.append(_pick(rng, DOING_WORDS[doing]))
+    return parts
+
+
+def _joined(parts: list[str], rng: np.random.Generator) -> str:
     if rng.random() < 0.35:
         parts = [parts[index] for index in rng.permutation(len(parts))]
     return ", ".join(parts)
@@ -189,6 +217,10 @@ _SHARES = {
     "time": 0.04,
 }
 """What is told, and how often; "look" is weather and time of day in one phrase."""
+
+
+_EVENT_SHARES = {"": 0.16, "look": 0.32, "look road": 0.16, "look traffic": 0.12, "look road traffic": 0.12, "weather": 0.12}
+"""What is told beside an event, and how often."""
 
 
 def _weather_alone(facts: Facts, rng: np.random.Generator) -> str:

@@ -135,11 +135,15 @@ def winding(
         heading += side * turn
         total += len(straight) + len(bend)
     window = np.ones(max(2, round(easing_m))) / max(2, round(easing_m))
-    curvatures = np.convolve(np.concatenate(bends), window, mode="same")[: round(length_m) + 1]
-    headings = np.concatenate([[0.0], np.cumsum((curvatures[1:] + curvatures[:-1]) / 2)])
+    return along(np.convolve(np.concatenate(bends), window, mode="same")[: round(length_m) + 1])
+
+
+def along(curvatures_inv_m: np.ndarray, start_m: np.ndarray | None = None, start_rad: float = 0.0) -> Curve:
+    """The curve with these curvatures (N,) at every metre, from a pose (default: from the origin along the x axis)."""
+    headings = start_rad + np.concatenate([[0.0], np.cumsum((curvatures_inv_m[1:] + curvatures_inv_m[:-1]) / 2)])
     middles = (headings[1:] + headings[:-1]) / 2
     points = np.concatenate([np.zeros((1, 2)), np.cumsum(np.stack([np.cos(middles), np.sin(middles)], axis=1), axis=0)])
-    return Curve(points, headings, curvatures, float(len(points) - 1))
+    return Curve(points if start_m is None else start_m + points, headings, curvatures_inv_m, float(len(points) - 1))
 
 
 def circuit(rng: np.random.Generator, smallest_radius_m: float) -> Curve:

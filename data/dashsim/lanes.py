@@ -111,6 +111,11 @@ class CurveLane(AbstractLane):
 class LaneNetwork(RoadNetwork):
     """A highway-env network all of whose lanes are CurveLanes."""
 
+    def __init__(self) -> None:
+        super().__init__()
+        self.exits: set[Edge] = set()
+        """Roads that only a forbidden lane leads to: taken on purpose, never at random."""
+
     def lanes(self) -> dict[LaneIndex, CurveLane]:
         return cast(dict[LaneIndex, CurveLane], self.lanes_dict())
 
@@ -127,12 +132,17 @@ class LaneNetwork(RoadNetwork):
     def roads_from(self, node: str) -> list[Edge]:
         return [(node, end) for end in self.graph.get(node, {})]
 
+    def ways_on(self, node: str) -> list[Edge]:
+        """The roads among which somebody without a plan chooses."""
+        return [edge for edge in self.roads_from(node) if edge not in self.exits]
+
 
 def settle_curve_speeds(network: LaneNetwork) -> None:
     """Make every lane slow down in time for the bends of those that follow it."""
     for _ in range(3):
         for index, lane in network.lanes().items():
-            starts = [float(following.curve_speed_mps[0]) for edge in network.roads_from(index[1]) for following in network.road(edge)]
+            edges = network.roads_from(index[1]) if lane.forbidden else network.ways_on(index[1])
+            starts = [float(following.curve_speed_mps[0]) for edge in edges for following in network.road(edge)]
             lane.limit_curve_speed(min(starts, default=math.inf))
 
 

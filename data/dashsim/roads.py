@@ -1,5 +1,6 @@
 """The roads of dashsim, built as highway-env networks from seeded random geometry."""
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import pairwise
@@ -7,7 +8,7 @@ from itertools import pairwise
 import numpy as np
 
 from data.dashsim.config import Road
-from data.dashsim.curves import Curve, arc, bezier, chamfered, circuit, rounded, winding
+from data.dashsim.curves import Curve, along, arc, bezier, chamfered, circuit, rounded, winding
 from data.dashsim.lanes import DASHED, NONE, SOLID, CurveLane, Edge, LaneNetwork, settle_curve_speeds
 from data.dashsim.scene import PaintLine
 
@@ -121,10 +122,67 @@ def _slip_road(rng: np.random.Generator, network: LaneNetwork, index: int, lane:
 
 
 def _taper(zone: Curve, after: Curve, side_m: float, width: float) -> CurveLane:
-    """Asphalt that narrows from the end of an acceleration lane into the motorway."""
+    """Asphalt that narrows from the end of a lane beside the motorway, `side_m` off its middle, into its outermost lane."""
+    outermost = side_m - math.copysign(width, side_m)
     start, heading = zone.offset(side_m).pose(zone.offset(side_m).length_m)
-    end, end_heading = after.offset(side_m + width).pose(after.offset(side_m + width).length_m)
-    return CurveLane(bezier(start, heading, end, end_heading), width, (NONE, SOLID))
+    end, end_heading = after.offset(outermost).pose(after.offset(outermost).length_m)
+    return CurveLane(bezier(start, heading, end, end_heading), width, (NONE, SOLID) if side_m < 0 else (SOLID, NONE))
+
+
+def build_exit_road(rng: np.random.Generator, length_m: float) -> RoadPlan:
+    """A motorway with an exit ahead: a lane opens on its right, and a slip road carries that lane on and bends away.
+
+    Its two starts are, in this order, on the way off (in the rightmost lane) and on the way past (in any lane).
+    """
+    lanes, width = int(rng.integers(2, 4)), 3.8
+    side = -(lanes + 1) / 2 * width
+    while True:
+        main = _main_road(rng, length_m + 950)
+        opens = float(round(rng.uniform(300, 380)))
+        parts = opens + round(rng.uniform(95, 120))
+        slip = _off_ramp(rng, main.piece(opens, parts).offset(side), length_m)
+        if slip is not None and _parts_for_good(main, slip, (lanes + 1) * width):
+            break
+    network = LaneNetwork()
+    before, zone = main.piece(0, opens), main.piece(opens, parts)
+    _carriageway(network, ("m0", "m1"), before, lanes, width, speed=33.0)
+    _carriageway(network, ("m1", "m2"), zone, lanes, width, speed=33.0, extra=True)
+    _carriageway(network, ("m2", "m3"), main.piece(parts, main.length_m), lanes, width, speed=33.0)
+    network.add_lane("m2", "e1", CurveLane(slip, width, (SOLID, SOLID), 24.0))
+    network.exits.add(("m2", "e1"))
+    routes = [(("m0", "m1"), ("m1", "m2"), ("m2", end)) for end in ("e1", "m3")]
+    stations = (opens - 100, opens - 45)
+    starts = (Start(routes[0], stations, (lanes - 1,)), Start(routes[1], stations, tuple(range(lanes))))
+    apron = _taper(zone.reversed(), main.piece(opens - 70, opens).reversed(), -side, width)
+    plan = RoadPlan(network, starts, speed_mps=(18, 27), lane_count=lanes, aprons=(apron,))
+    settle_curve_speeds(plan.network)
+    return plan
+
+
+def _off_ramp(rng: np.random.Generator, lane: Curve, length_m: float) -> Curve | None:
+    """The slip road that carries on a lane, bends to the right until it is well off the motorway's course, and winds on gently.
+
+    None where it would hardly turn, or turn back.
+    """
+    start, heading = lane.pose(lane.length_m)
+    parting = np.full(60, float(lane.curvatures_inv_m[-1]) - 1 / rng.uniform(260, 340))
+    course = rng.uniform(-1.5, -1.1)
+    turn, radius = heading + parting.sum() - course, rng.uniform(55, 90)
+    if not 0.4 < turn < 1.6:
+        return None
+    pieces, side, total = [parting, np.full(round(turn * radius), -1 / radius)], rng.choice([-1.0, 1.0]), 0
+    while total < 0.65 * length_m + 150:
+        bend = np.full(round(rng.uniform(40, 70)), side / rng.uniform(120, 250))
+        pieces += [np.zeros(round(rng.uniform(20, 60))), bend]
+        side, total = -side, total + len(pieces[-1]) + len(pieces[-2])
+    easing = np.ones(31) / 31
+    return along(np.convolve(np.pad(np.concatenate(pieces), 15, mode="edge"), easing, mode="valid"), start, heading)
+
+
+def _parts_for_good(main: Curve, slip: Curve, clearance_m: float) -> bool:
+    """Whether a slip road stays clear of the motorway from 110 m after it has left it."""
+    far, near = slip.points_m[110::4], main.points_m[::4]
+    return bool(np.hypot(*(far[:, None] - near[None]).transpose(2, 0, 1)).min() > clearance_m)
 
 
 def _two_way(rng: np.random.Generator, length_m: float) -> RoadPlan:

@@ -1,20 +1,25 @@
 """One drive: the step loop that turns a seed into snapshots of the world, channels and truth."""
 
 import math
+import warnings
 from dataclasses import dataclass, field
 
 import numpy as np
 from highway_env.utils import wrap_to_pi
 
 from data.dashsim.config import Road, Traffic
-from data.dashsim.driver import Driver, EgoCar, Style, place_ego
+from data.dashsim.driver import EgoCar, Style, place_ego
+from data.dashsim.events import EVENTS, Event
 from data.dashsim.lanes import road_map
 from data.dashsim.right_of_way import RightOfWay
-from data.dashsim.roads import RoadPlan, build_road
+from data.dashsim.roads import RoadPlan
 from data.dashsim.scene import RoadMap, Snapshot
+from data.dashsim.staging import Stage, stage_of
 from data.dashsim.streets import OnStreets, Streets
 from data.dashsim.traffic import Traffic as Cars
 
+ATTEMPTS = 20
+"""How often an event is staged until it happens."""
 NO_LEAD_M = 100.0
 """lead_distance_m where nobody is ahead within it."""
 
@@ -36,6 +41,7 @@ TRUTH = (
     "lane_change",
     "in_junction",
     "cars_near",
+    "event",
 )
 """Names of the truth of each step, in the order of Recording.truth.
 
@@ -43,6 +49,7 @@ lateral_offset_m: from the centre of the lane that it is on, positive to the lef
 lead_distance_m: bumper to bumper along the lane, NO_LEAD_M where nobody is nearer. reward: pace towards the road's top speed times
 how well it is centred (0 to 1), 0 off the road, -1 at a crash. done: 1 on the last step of a drive. lane_index: 0 is the leftmost.
 lane_change: 1 to the left, -1 to the right, 0 none. cars_near: other cars within 60 m.
+event: events.code_of the staged event while it is under way, 0 at all other times.
 """
 
 
@@ -60,29 +67,67 @@ class Recording:
     """(T, 2) float32: steering_rad and acceleration_mps2, which act between frame t and frame t + 1."""
     truth: dict[str, np.ndarray] = field(default_factory=dict)
     """{name: (T,) float32} for every name in TRUTH."""
+    event: Event | None = None
+    """What was staged, and happened."""
+    event_car_id: int | None = None
+    """The car that made it happen, where another car did."""
 
 
-def simulate(road: Road, traffic: Traffic, steps: int, seed: int, fps: float = 10.0, noise: float = 1.0) -> Recording:
-    """Drive `steps` steps, fewer where the car crashes. The same arguments give the same recording, bit for bit."""
-    drive = _Simulation(road, traffic, steps, np.random.default_rng(seed), 1.0 / fps, noise)
-    return drive.run(steps, map_seed=seed % 2**31)
+def simulate(
+    road: Road,
+    traffic: Traffic,
+    steps: int,
+    seed: int,
+    fps: float = 10.0,
+    noise: float = 1.0,
+    event: Event | None = None,
+    strays: bool = False,
+) -> Recording:
+    """Drive `steps` steps, fewer where the car crashes. The same arguments give the same recording, bit for bit.
+
+    An `event` is staged again and again, with another road and other drivers, until it happens in a drive without a crash. In the
+    rare case that it never does, a warning says so and the drive is the ordinary one of that seed. A driver who `strays` leaves the
+    road now and then and comes back.
+    """
+    for attempt in range(ATTEMPTS if event else 0):
+        rng = np.random.default_rng([seed, EVENTS.index(event), attempt])
+        recording = _Simulation(road, traffic, steps, rng, 1.0 / fps, noise, stage_of(event)).run(steps, map_seed=seed % 2**31)
+        if recording.event:
+            return recording
+    if event:
+        warnings.warn(f"dashsim: {event} did not come about on {road} in {steps} steps with seed {seed}: an ordinary drive", stacklevel=2)
+    return _Simulation(road, traffic, steps, np.random.default_rng(seed), 1.0 / fps, noise, Stage(), strays).run(
+        steps, map_seed=seed % 2**31
+    )
 
 
 class _Simulation:
-    def __init__(self, road: Road, traffic: Traffic, steps: int, rng: np.random.Generator, dt: float, noise: float) -> None:
-        self.dt = dt
+    def __init__(
+        self,
+        road: Road,
+        traffic: Traffic,
+        steps: int,
+        rng: np.random.Generator,
+        dt: float,
+        noise: float,
+        stage: Stage,
+        strays: bool = False,
+    ) -> None:
+        self.dt, self.stage = dt, stage
         road_rng, car_rng, driver_rng, start_rng = rng.spawn(4)
-        self.plan: RoadPlan = build_road(road, road_rng, length_m=steps * dt * 34.0)
+        self.plan: RoadPlan = stage.build(road, road_rng, length_m=steps * dt * 34.0)
         self.road = Streets(self.plan.network, car_rng)
         self.ego = self._place(start_rng, noise)
         self.road.vehicles[:] = [self.ego]
         self.road.refresh()
-        style = Style.draw(driver_rng, self.plan.speed_mps, noise)
+        style = stage.style(Style.draw(driver_rng, self.plan.speed_mps, noise))
         self.ego.speed = self.ego.target_speed = style.wished_mps * start_rng.uniform(0.6, 1.05)
         self.cars = Cars(self.plan, self.road, traffic, car_rng)
+        stage.cast(self.ego, self.cars, style, steps * dt, start_rng)
         self.cars.populate(self.ego)
         self.right_of_way = RightOfWay(self.road)
-        self.driver = Driver(self.ego, style, self.plan.junction_edges, driver_rng)
+        self.driver = stage.driver(self.ego, style, self.plan.junction_edges, driver_rng)
+        self.driver.strays = strays
         self.yaw_rate = self.ego.speed * self.ego.lane.curvature_at(self.ego.station_m)
 
     def _place(self, rng: np.random.Generator, noise: float) -> EgoCar:
@@ -96,13 +141,14 @@ class _Simulation:
     def run(self, steps: int, map_seed: int) -> Recording:
         snapshots, telemetry, actions, truth = [], [], [], []
         for step in range(steps):
+            self.stage.direct(step * self.dt, self.ego, self.driver)
             held = self.right_of_way.holds() if self.plan.crossings else {}
             action = self.driver.act(self.dt, held.get(self.ego.car_id, math.inf))
             snapshots.append(self._snapshot(step))
             telemetry.append((self.ego.speed, self.yaw_rate))
             actions.append(action)
             truth.append(self._truth(last=step == steps - 1))
-            if self._crashed():
+            if self._crashed() or self.stage.hopeless(step * self.dt):
                 break
             self._advance(action, held)
         return Recording(
@@ -112,6 +158,8 @@ class _Simulation:
             telemetry=np.array(telemetry, np.float32),
             actions=np.array(actions, np.float32),
             truth={name: np.array([row[name] for row in truth], np.float32) for name in TRUTH},
+            event=self.stage.event if self.stage.happened and not truth[-1]["crashed"] else None,
+            event_car_id=self.stage.car.car_id if self.stage.car else None,
         )
 
     def _advance(self, action: tuple[float, float], held: dict[int, float]) -> None:
@@ -156,6 +204,7 @@ class _Simulation:
             "lane_change": self.driver.change,
             "in_junction": ego.edges[0] in self.plan.junction_edges,
             "cars_near": sum(np.hypot(*(car.position - ego.position)) < 60.0 for car in self.cars.cars),
+            "event": self.stage.code,
         }
 
 

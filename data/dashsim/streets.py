@@ -167,7 +167,7 @@ class OnStreets(Vehicle):
     def edge_ahead(self, depth: int) -> Edge | None:
         """The road that it will be on after `depth` more junctions; None where the network ends before."""
         while len(self.edges) <= depth:
-            choices = self.road.network.roads_from(self.edges[-1][1])
+            choices = self.road.network.ways_on(self.edges[-1][1])
             if not choices:
                 return None
             self.edges.append(choices[int(self.rng.integers(len(choices)))])

@@ -1,7 +1,7 @@
 """The other cars: highway-env's IDM and MOBIL drivers, kept at a wished density round the ego car."""
 
 import math
-from typing import cast
+from typing import TypeVar, cast
 
 import numpy as np
 from highway_env.road.road import LaneIndex
@@ -40,9 +40,11 @@ class TrafficCar(OnStreets, IDMVehicle):
     stop_within_m: float = math.inf
     """Set each step: where it has to stop to give way."""
     wished_mps: float
+    bend_pace: float = 1.0
+    """Speed in bends, as a share of the comfortable one."""
 
     def act(self, action: dict | str | None = None) -> None:
-        self.target_speed = max(min(self.wished_mps, self.lane.curve_speed_at(self.station_m)), 1.0)
+        self.target_speed = max(min(self.wished_mps, self.bend_pace * self.lane.curve_speed_at(self.station_m)), 1.0)
         super().act()
         room = min(self.stop_within_m, self.room_to_lane_end() - 6.0)
         if room < SIGHT_FOR_STOPS_M:
@@ -89,6 +91,8 @@ class TrafficCar(OnStreets, IDMVehicle):
         )
 
 
+Part = TypeVar("Part", bound=TrafficCar)
+
 SIGHT_FOR_STOPS_M = 80.0
 
 
@@ -122,6 +126,7 @@ class Traffic:
 
     def populate(self, ego: OnStreets) -> None:
         """First cars of a drive, anywhere but on top of the ego car."""
+        self._tell_road(ego)
         for _ in range(6 * self.plan.largest_traffic):
             if len(self.cars) >= self.wanted(ego):
                 break
@@ -173,7 +178,7 @@ class Traffic:
         index = self._lanes[self._owner[place]]
         if any(np.hypot(*(other.position - self._points[place])) < self._room_to(other, index) for other in [*self.cars, ego]):
             return
-        car = self._new_car(index, float(self._station[place]))
+        car = self._new_car(index, float(self._station[place]), TrafficCar)
         self.cars.append(car)
         self._tell_road(ego)
         car.speed = min(car.speed, self._safe_speed(car))
@@ -182,18 +187,31 @@ class Traffic:
         """How far a new car on a lane should be from another: cars on lanes beside it may be near."""
         return SPACING_M[self.density] if other.lane_index == index or other.edges[0] != index[:2] else 6.0
 
-    def _new_car(self, index: tuple[str, str, int], station_m: float) -> TrafficCar:
+    def cast(self, kind: type[Part], index: tuple[str, str, int], station_m: float, speed_mps: float) -> Part:
+        """Add a car of a certain kind at a certain place, for a staged event; no lorry."""
+        car = self._new_car(index, station_m, kind)
+        _shape(car, int(self.rng.choice(len(BODIES_M) - 1)))
+        car.speed = speed_mps
+        self.cars.append(car)
+        return car
+
+    def _new_car(self, index: tuple[str, str, int], station_m: float, kind: type[Part]) -> Part:
         lane = self.road.lane(index)
         wished = self.plan.speed_mps[1] * self.rng.uniform(*PACE[self.density])
-        car = TrafficCar(None, lane.position(station_m, 0.0), lane.heading_at(station_m), wished)  # type: ignore[arg-type]
+        car = kind(None, lane.position(station_m, 0.0), lane.heading_at(station_m), wished)  # type: ignore[arg-type]
         car.settle(self.road, [index[:2]], index[2], np.random.default_rng(self.rng.integers(2**63)))
         car.wished_mps, car.car_id = wished, self._born
         car.randomize_behavior()
-        car.body_length_m, car.body_width_m, car.body_height_m = BODIES_M[int(self.rng.choice(len(BODIES_M), p=BODY_SHARES))]
-        car.DISTANCE_WANTED = 4.0 + (car.body_length_m + 4.6) / 2
+        _shape(car, int(self.rng.choice(len(BODIES_M), p=BODY_SHARES)))
         self._born += 1
         return car
 
     def _tell_road(self, ego: OnStreets) -> None:
         self.road.vehicles[:] = [ego, *self.cars]
         self.road.refresh()
+
+
+def _shape(car: TrafficCar, body: int) -> None:
+    """Give a car one of BODIES_M and the distance to keep that goes with it."""
+    car.body_length_m, car.body_width_m, car.body_height_m = BODIES_M[body]
+    car.DISTANCE_WANTED = 4.0 + (car.body_length_m + 4.6) / 2

@@ -5,13 +5,14 @@ A drive_id reads `<split>-<number>-<road>`, such as `val-00012-racetrack`.
 
 import re
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 
 from data.dashsim.config import SPLITS, DashsimConfig, Road, Split, Traffic
+from data.dashsim.events import LOWEST_FPS, NO_EVENT, OF_OTHERS, Event, draw_event, moment_of
 from data.dashsim.scene import Conditions
 from data.episode import Camera, ChannelSpec, Drive, Episode
 from data.errors import UserError
@@ -39,6 +40,10 @@ class DrivePlan:
     traffic: Traffic
     conditions: Conditions
     seed: int
+    event: Event | None = None
+    """What is to be staged."""
+    strays: bool = False
+    """Whether the driver leaves the road now and then."""
 
 
 def drives(config: DashsimConfig) -> Iterator[Drive]:
@@ -59,7 +64,7 @@ def plan_drive(config: DashsimConfig, split: Split, number: int) -> DrivePlan:
     weather, time_of_day = shuffled[(number + turn * (len(config.roads) % len(looks) == 0)) % len(looks)]
     rng = np.random.default_rng([config.seed, SPLITS.index(split), 1, number])
     weights = np.array([0.5 if traffic == "none" else 1.0 for traffic in config.traffic])
-    return DrivePlan(
+    plan = DrivePlan(
         drive_id=f"{split}-{number:05d}-{road}",
         split=split,
         steps=config.long_steps if split == "val" and number % 5 == 0 else config.steps,
@@ -68,6 +73,20 @@ def plan_drive(config: DashsimConfig, split: Split, number: int) -> DrivePlan:
         conditions=Conditions(weather, time_of_day),
         seed=int(rng.integers(2**62)),
     )
+    plan = _with_event(config, plan, np.random.default_rng([config.seed, SPLITS.index(split), 2, number]))
+    strays = np.random.default_rng([config.seed, SPLITS.index(split), 3, number]).random() < config.strays
+    return replace(plan, strays=bool(strays and split == "train" and plan.event is None))
+
+
+def _with_event(config: DashsimConfig, plan: DrivePlan, rng: np.random.Generator) -> DrivePlan:
+    """Stage something in a share of the drives; the others stay as they are. Events that other cars make come with traffic."""
+    if rng.random() >= config.events or config.fps < LOWEST_FPS:
+        return plan
+    event = draw_event(plan.road, config.traffic, plan.steps / config.fps, rng)
+    if event not in OF_OTHERS or plan.traffic != "none":
+        return replace(plan, event=event)
+    busy = [traffic for traffic in config.traffic if traffic != "none"]
+    return replace(plan, event=event, traffic=busy[int(rng.integers(len(busy)))])
 
 
 def find_drive(config: DashsimConfig, drive_id: str) -> DrivePlan:
@@ -82,14 +101,16 @@ def find_drive(config: DashsimConfig, drive_id: str) -> DrivePlan:
 
 def episodes(config: DashsimConfig, drive_id: str) -> Iterator[Episode]:
     """Simulate a drive, then render it chunk by chunk."""
-    from data.dashsim.captions import Facts, caption_drive, doing_at_each_step
+    from data.dashsim.captions import SHORTEST_S, Facts, caption_drive, doing_at_each_step
 
     plan = find_drive(config, drive_id)
     recording, renderer = _prepare(config, plan)
     facts = Facts(plan.conditions.weather, plan.conditions.time_of_day, plan.road, plan.traffic, recording.lane_count)
     doings = doing_at_each_step(plan.road, recording.telemetry[:, 0], recording.truth, config.fps)
-    captions = caption_drive(facts, doings, config.fps, np.random.default_rng([plan.seed, 1]))
-    labels = {name: str(getattr(facts, name)) for name in ("weather", "time_of_day", "road", "traffic")} | {"lanes": str(facts.lane_count)}
+    moment = moment_of(recording.truth["event"], config.fps, SHORTEST_S) if recording.event else None
+    captions = caption_drive(facts, doings, config.fps, np.random.default_rng([plan.seed, 1]), moment)
+    labels = {name: str(getattr(facts, name)) for name in ("weather", "time_of_day", "road", "traffic")}
+    labels |= {"lanes": str(facts.lane_count), "event": recording.event or NO_EVENT}
     camera = Camera(config.horizontal_fov_deg, config.camera.mount_height_m, config.camera.pitch_deg, 0.0)
     for start in range(0, len(recording.snapshots), CHUNK_STEPS):
         part = slice(start, min(start + CHUNK_STEPS, len(recording.snapshots)))
@@ -129,10 +150,8 @@ def _prepare(config: DashsimConfig, plan: DrivePlan) -> "tuple[Recording, Render
     from data.dashsim.renderer import Renderer
     from data.dashsim.simulation import simulate
 
-    recording = simulate(plan.road, plan.traffic, plan.steps, plan.seed, config.fps, config.noise)
+    recording = simulate(plan.road, plan.traffic, plan.steps, plan.seed, config.fps, config.noise, plan.event, plan.strays)
     return recording, Renderer(recording.road_map, plan.conditions, config.camera, seed=plan.seed % 2**31)
 
 
-SOURCE = Source(
-    DashsimConfig, drives, frames_a_second=40, license="Apache-2.0", counts=("episodes", "val_episodes", "heldout_episodes")
-)
+SOURCE = Source(DashsimConfig, drives, frames_a_second=40, license="Apache-2.0", counts=("episodes", "val_episodes", "heldout_episodes"))

@@ -178,7 +178,7 @@ def expected_minutes(pipeline: WorldGPTPipeline, config: DriftConfig, starts: St
 
 def _divergence(made: np.ndarray, true: np.ndarray, pipeline: WorldGPTPipeline) -> np.ndarray:
     """(F,): of codes (B, F, h, w), counted over all starts in blocks of DIVERGENCE_STEPS steps."""
-    size, curve = pipeline.model.layout.codebook(pipeline.model.layout.of_kind("frame")[0]).size, np.zeros(made.shape[1])
+    size, curve = pipeline.model.layout.codebook(pipeline.model.layout.of_kind("frame")[0]).parts[0], np.zeros(made.shape[1])
     for first in range(0, made.shape[1], DIVERGENCE_STEPS):
         part = slice(first, first + DIVERGENCE_STEPS)
         curve[part] = code_divergence(made[:, part], true[:, part], size)

@@ -10,7 +10,7 @@ class DriftConfig:
     """How far rollouts drift: curves over the horizon, for each re-anchoring policy, beside their floor and trivial baselines."""
 
     checkpoint: str = "runs/worldgpt"
-    """Folder of a trained world model."""
+    """Folder of a trained world model, or user/name on the Hub."""
     data: str = "runs/data/dashsim"
     """Prepared data set; its drives must be longer than context and horizon."""
     output: str = "runs/drift"
@@ -25,7 +25,7 @@ class DriftConfig:
     """Frames that are generated from each start."""
     rollouts: int = 16
     """Starts, spread over the drives that are long enough."""
-    policies: tuple[str, ...] = ("none", "every_n:20", "on_drift:1.3", "real:50")
+    policies: tuple[str, ...] = ("none", "every_n:20", "keyframe:20", "on_drift:1.3", "future:30", "real:50")
     """Re-anchoring policies to compare (worldgpt/anchors.py)."""
     seed: int = 0
     """Decides every draw."""

@@ -11,6 +11,7 @@ import numpy as np
 from data.folder import write_json
 from data.image import save_png
 from data.video import VideoWriter
+from worldgpt.anchors import parse_policy
 from worldgpt.evaluate.curves import curve_page
 from worldgpt.evaluate.drift import FLOOR, OTHER, Measured, Starts
 from worldgpt.evaluate.drift_config import DriftConfig
@@ -51,7 +52,7 @@ def write_drift_report(
         "model_hash": pipeline.model.content_hash(),
         "rollouts": len(starts.tokens),
         "fps": fps,
-        "true_frames_used": {name: name.startswith("real") for name in config.policies},
+        "true_frames_used": {name: parse_policy(name).needs_truth for name in config.policies},
         "frames_per_s": {name: m.frames_per_s for name, m in measured.items() if m.frames_per_s is not None},
         "anchors_per_rollout": {name: measured[name].anchors for name in config.policies},
         "at_seconds": {name: {**marks(lines, fps), **read[name]} for name, lines in curves.items()},

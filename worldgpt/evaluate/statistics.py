@@ -45,9 +45,12 @@ def sharpness(frame: np.ndarray) -> float:
     return float(np.abs(cv2.Laplacian(grey, cv2.CV_32F)).mean())
 
 
-def code_divergence(made: np.ndarray, true: np.ndarray, codebook_size: int) -> float:
-    """Jensen-Shannon divergence in nats, 0 to ln 2, between the histograms of two sets of codes, integers (N,) each."""
-    p, q = (np.bincount(codes.ravel(), minlength=codebook_size) / codes.size for codes in (made, true))
+def code_divergence(made: np.ndarray, true: np.ndarray, size: int) -> float:
+    """Jensen-Shannon divergence in nats, 0 to ln 2, between the histograms of two sets of codes, integers (N,) each.
+
+    Of codes told in parts the first part of `size` ids counts: whole ones are too many for a histogram.
+    """
+    p, q = (np.bincount(codes.ravel() % size, minlength=size) / codes.size for codes in (made, true))
     middle = (p + q) / 2
     return float(sum(_relative_entropy(part, middle) for part in (p, q)) / 2)
 

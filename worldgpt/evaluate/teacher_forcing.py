@@ -29,8 +29,13 @@ def window_nats(model: WorldGPT, inputs: Windows, targets: np.ndarray, batch_siz
 def batch_nats(model: WorldGPT, batch: dict[str, Tensor]) -> dict[str, Tensor]:
     """{stream: (B, T, n)} nats of one batch as `windows.model_batch` makes it."""
     batch = {name: value.to(model.device) for name, value in batch.items()}
+    return token_nats(model, batch_hidden(model, batch), batch["targets"])
+
+
+def batch_hidden(model: WorldGPT, batch: dict[str, Tensor]) -> Tensor:
+    """Hidden states (B, T, S, D) of such a batch."""
     prompts = model.text(batch["pieces"])[batch["prompt"]]  # (B, T, P, D_text)
-    return token_nats(model, model(batch["inputs"], prompts, batch["before"]), batch["targets"])
+    return model(batch["inputs"], prompts, batch["before"], batch.get("times"), len(batch.get("anchors", ())))
 
 
 @torch.no_grad()

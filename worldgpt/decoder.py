@@ -1,0 +1,251 @@
+"""The model prepared to say one token after the other: the same sums as `WorldGPT.extend`, with nothing worked out twice.
+
+What a plain pass spends on a single position is mostly many small operations. So, prepared once a rollout: query, key and value, and gate
+and up, are one product each; matrices lie the way a single row reads them fastest; a code's way into the model is a table of V rows instead
+of a product. Prepared once a step: the hints that two finished steps give to all its tokens, which are most of them.
+
+Axes: B worlds (all branches), n new positions, J tokens a step, P prompt positions, D width, C width of a token's vector, H heads,
+d width of a head, V ids of a part.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import reduce
+from typing import cast
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from tokenizer.parallel import gathered
+from worldgpt.attention import SHARPNESS
+from worldgpt.kv_cache import RingCache
+from worldgpt.layout import SEEN_STEPS, Stream
+from worldgpt.model import WorldGPT, WorldGPTBlock
+from worldgpt.rope import rotate
+from worldgpt.token_table import SplitTable, TokenTable
+
+
+class Product:
+    """A matrix as it is kept for decoding: rows (N, in) -> (N, out)."""
+
+    def __init__(self, weights: Sequence[Tensor]) -> None:
+        """`weights` (out, in), one below the other."""
+        self.matrix = torch.cat([gathered(w) for w in weights]).t().contiguous()
+
+    def __call__(self, rows: Tensor) -> Tensor:
+        return torch.mm(rows, self.matrix)
+
+    def onto(self, sum: Tensor, rows: Tensor) -> Tensor:
+        """`sum` (N, out) with the product added."""
+        return torch.addmm(sum, rows, self.matrix)
+
+
+class PreparedTable:
+    """A codebook's vectors, its way in and its way out."""
+
+    def __init__(self, table: TokenTable | SplitTable, token_in: Tensor) -> None:
+        """`token_in` (D, C) brings a vector to the model's width."""
+        self.table = table
+        self.parts = [table] if isinstance(table, TokenTable) else cast(list[TokenTable], list(table.parts))
+        self.vectors = [part.vectors().detach() for part in self.parts]
+        self.rows = [vectors @ token_in.detach().t() for vectors in self.vectors]  # (V + 1, D) of each part
+        self.out = [(part.out.weight.detach() * vectors.shape[1] ** 0.5).t().contiguous() for part, vectors in self._pairs()]
+        self.ids = [vectors[:-1].t().contiguous() for vectors in self.vectors]
+        self.biases = [part.bias.detach() for part in self.parts]
+        self.steps = [] if isinstance(table, TokenTable) else [self._step(table, part) for part in range(len(table.meet))]
+
+    def _step(self, table: SplitTable, part: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        """From a part to the next: a product of the hidden state, what each part told so far adds (V + 1, D), and a product of the sum."""
+        meet, refine = cast(Tensor, table.meet[part].weight).detach(), cast(Tensor, table.refine[part].weight).detach()
+        width = len(refine)
+        told = [vectors @ meet[:, width:].t() for vectors in self.vectors[: part + 1]]
+        return meet[:, :width].t().contiguous(), told, refine.t().contiguous()
+
+    def _pairs(self) -> list[tuple[TokenTable, Tensor]]:
+        return list(zip(self.parts, self.vectors, strict=True))
+
+    def vector(self, ids: Tensor) -> Tensor:
+        """(...) -> (..., C)."""
+        return _sum(self.vectors, self.table.split(ids))
+
+    def embedded(self, ids: Tensor) -> Tensor:
+        """(...) -> (..., D)."""
+        return _sum(self.rows, self.table.split(ids))
+
+    def logits(self, hidden: Tensor, told: Sequence[Tensor]) -> Tensor:
+        """Hidden states (N, D) -> logits (N, V) of the next part, once those before it (N,) are `told`."""
+        part = len(told)
+        if part:
+            meet, rows, refine = self.steps[part - 1]
+            hidden = torch.addmm(hidden, F.silu(torch.addmm(_sum(rows, told), hidden, meet)), refine)
+        return torch.addmm(self.biases[part], hidden @ self.out[part], self.ids[part])
+
+
+def _sum(tables: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, [F.embedding(part, rows) for part, rows in zip(parts, tables, strict=True)])
+
+
+class PreparedStream:
+    """Where a stream stands, and what its tokens are told of those around them; places count from the stream's first token."""
+
+    def __init__(self, model: WorldGPT, stream: Stream, table: PreparedTable) -> None:
+        layout, embedding = model.layout, model.embedding
+        self.stream, self.table, self.span = stream, table, layout.spans[stream.name]
+        self.place = embedding.place_in[stream.name].detach()
+        self.null_id = layout.codebook(stream).null_id
+        device, size = self.place.device, layout.tokens_per_step
+        places = torch.as_tensor(layout.hint_places(stream), device=device)  # (tokens, hints)
+        step, within = places // size, places % size - self.span.start
+        present = step == SEEN_STEPS - 1
+        columns = present.any(0)
+        outside = step == SEEN_STEPS
+        count = stream.tokens
+        self.past = torch.where(outside, (SEEN_STEPS - 1) * count, step * count + within)[:, ~columns]
+        self.present = torch.where(outside, count, within)[:, columns] if bool(columns.any()) else None
+        weights = cast(Tensor, embedding.hint_in[stream.codebook].weight).detach().unflatten(1, (places.shape[1], -1))  # (2 D, hints, C)
+        self.past_weights = weights[:, ~columns].flatten(1).t().contiguous()
+        self.present_weights = weights[:, columns].flatten(1).t().contiguous()
+        self.null_vector = table.vector(torch.tensor([self.null_id], device=device))
+
+    def past_hints(self, seen: Tensor) -> Tensor:
+        """(B, tokens, 2 D): what the two steps before say, from `seen` (B, SEEN_STEPS, J)."""
+        known = F.pad(seen[:, : SEEN_STEPS - 1, self.span].flatten(1), (0, 1), value=self.null_id)
+        return self.table.vector(known[:, self.past]).flatten(2) @ self.past_weights
+
+
+@dataclass(frozen=True)
+class PreparedBlock:
+    """A block's four products."""
+
+    qkv: Product
+    out: Product
+    gate_up: Product
+    down: Product
+
+    @classmethod
+    def of(cls, block: WorldGPTBlock) -> "PreparedBlock":
+        attention = block.attention
+        qkv = Product([attention.query.weight, attention.key.weight, attention.value.weight])
+        return cls(qkv, Product([attention.out.weight]), Product([block.gate.weight, block.up.weight]), Product([block.down.weight]))
+
+
+class StepDecoder:
+    """A model's weights as they stand, prepared for steps on a ring cache; later changes of the model do not reach it.
+
+    Of a sharded model every process holds all weights while a rollout lasts, and every process must take part.
+    """
+
+    @torch.no_grad()
+    def __init__(self, model: WorldGPT) -> None:
+        self.model, self.layout, embedding = model, model.layout, model.embedding
+        self.heads, self.head_dim = model.config.heads, model.config.width // model.config.heads
+        with torch.autocast(model.device.type, enabled=False):
+            self.blocks = [PreparedBlock.of(cast(WorldGPTBlock, block)) for block in model.blocks]
+            tables = {
+                name: PreparedTable(cast(TokenTable | SplitTable, table), cast(Tensor, embedding.token_in[name].weight))
+                for name, table in embedding.tables.items()
+            }
+            self.streams = [PreparedStream(model, stream, tables[stream.codebook]) for stream in self.layout.streams]
+            self.hint_out = embedding.hint_out.weight.detach().t().contiguous()
+        self.at = [stream for stream in self.streams for _ in range(stream.stream.tokens)]
+        """(J,): the stream that each token belongs to."""
+
+    def begin(self, seen: Tensor, prompts: Tensor, cache: RingCache) -> "DecodingStep":
+        """A new step after `seen` (B, SEEN_STEPS, J; the last one is not looked at) under prompts (B, P, D_text)."""
+        return DecodingStep(self, seen, prompts, cache)
+
+    def logits(self, hidden: Tensor, token: int, told: Sequence[Tensor]) -> Tensor:
+        """As `WorldGPT.logits`: (N, V) for token `token` of a step from the hidden states (N, D) at the position before it."""
+        return self.at[token].table.logits(hidden, told)
+
+    def extend(self, x: Tensor, by: Tensor, cache: RingCache) -> Tensor:
+        """As `WorldGPT.extend`, without saying that the positions are filled: (B, n, D) -> (B, n, D), by (1, 1, n, d / 2) complex."""
+        batch, new, width = x.shape
+        end = cache.filled + new
+        mask = None if new == 1 else torch.ones(new, end, dtype=torch.bool, device=x.device).tril(end - new)
+        by, x = by.transpose(1, 2)[:, :, None], x.reshape(batch * new, width)  # by (1, n, 1, 1, d / 2)
+        for layer, block in enumerate(self.blocks):
+            qkv = block.qkv(_norm(x)).view(batch, new, 3, self.heads, self.head_dim)
+            straight = _norm(qkv[:, :, :2])
+            q, k = rotate(straight, by).transpose(1, 3).unbind(2)  # (B, H, n, d) each
+            raw, v = straight[:, :, 1].transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
+            keys, values = cache.write(layer, raw, k, v)
+            mixed = F.scaled_dot_product_attention(q, keys, values, mask, scale=SHARPNESS * self.head_dim**-0.5)
+            x = block.out.onto(x, mixed.transpose(1, 2).reshape(batch * new, width))
+            gate, up = block.gate_up(_norm(x)).chunk(2, dim=-1)
+            x = block.down.onto(x, F.silu(gate).mul_(up))
+        return _norm(x).view(batch, new, width)
+
+
+def _norm(x: Tensor) -> Tensor:
+    """As `attention.norm`, where no autocast is to be switched off."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+
+
+class DecodingStep:
+    """One step of all worlds while its tokens are found."""
+
+    def __init__(self, decoder: StepDecoder, seen: Tensor, prompts: Tensor, cache: RingCache) -> None:
+        self.decoder, self.cache, self.by = decoder, cache, cache.begin_step()
+        embedding = decoder.model.embedding
+        conditions = embedding.conditions(seen, prompts)
+        self.look, self.prompts = conditions.look, embedding.prompt_in(prompts) + embedding.prompt_place
+        open_gate = conditions.motion + F.pad(torch.ones_like(self.look), (0, self.look.shape[-1]))
+        self.past = torch.cat([stream.past_hints(seen) + open_gate for stream in decoder.streams], dim=1)  # (B, J, 2 D)
+        batch = len(seen)
+        self.present = {
+            stream.stream.name: stream.null_vector.repeat(batch, stream.stream.tokens + 1, 1)
+            for stream in decoder.streams
+            if stream.present is not None
+        }
+        """{frame stream: (B, tokens + 1, C)}: vectors of this step's tokens as they come; the last is NULL's."""
+
+    def prompt(self) -> Tensor:
+        """Reads the prompt; hidden states (B, D) that predict token 0."""
+        x = torch.cat([self.prompts[:, :-1], self.prompts[:, -1:] + self._hints(0, 1)], dim=1)
+        return self._run(x, 0)[:, -1]
+
+    def read(self, tokens: Tensor, start: int, stop: int) -> Tensor:
+        """Reads tokens start .. stop - 1 of the step's tokens (B, J); hidden states (B, n, D)."""
+        x = self._embedded(tokens, start, stop) + self.look
+        hinted = min(stop + 1, self.decoder.layout.tokens_per_step)  # the step's last token predicts nothing and has no hints
+        if hinted == stop + 1:
+            x = x + self._hints(start + 1, hinted)
+        elif hinted > start + 1:
+            x[:, :-1] += self._hints(start + 1, hinted)
+        return self._run(x, self.decoder.layout.prompt_tokens + start)
+
+    def _run(self, x: Tensor, first: int) -> Tensor:
+        new = x.shape[1]
+        hidden = self.decoder.extend(x, self.by[..., first : first + new, :], self.cache)
+        self.cache.advance(new)
+        return hidden
+
+    def _embedded(self, tokens: Tensor, start: int, stop: int) -> Tensor:
+        parts = []
+        while start < stop:
+            stream = self.decoder.at[start]
+            last, first = min(stop, stream.span.stop), start - stream.span.start
+            ids = tokens[:, start:last]
+            parts.append(stream.table.embedded(ids) + stream.place[first : first + last - start])
+            if stream.present is not None:
+                self.present[stream.stream.name][:, first : first + last - start] = stream.table.vector(ids)
+            start = last
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)
+
+    def _hints(self, start: int, stop: int) -> Tensor:
+        """(B, n, D): what is known around the tokens start .. stop - 1 that are to be predicted."""
+        told, at = self.past[:, start:stop], start
+        parts = []
+        while at < stop:
+            stream = self.decoder.at[at]
+            last, first = min(stop, stream.span.stop), at - stream.span.start
+            part = told[:, at - start : last - start]
+            if stream.present is not None:
+                around = self.present[stream.stream.name][:, stream.present[first : first + last - at]]  # (B, n, hints, C)
+                part = part + around.flatten(2) @ stream.present_weights
+            parts.append(part)
+            at = last
+        gate, up = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).chunk(2, dim=-1)
+        return (F.silu(gate) * up) @ self.decoder.hint_out
