@@ -131,7 +131,6 @@ def test_other_drives_stay_as_they_were():
         assert one.event is None
         assert replace(other, event=None, traffic=one.traffic, strays=one.strays) == one
         assert other.event or other == one
-        assert other.event or other == one
 
 
 def test_short_or_slow_drives_hold_no_event():
