@@ -17,9 +17,7 @@ def control(config: ControlConfig) -> None:
     from worldgpt.evaluate.control import evaluate_control
 
     evaluate_control(config)
-    print(
-        f"report: {config.output} (report.json, table.md, response.png, guidance.png, confusion.png; actions, prompts and look as mp4 and png)"
-    )
+    print(f"report: {config.output} (report.json, table.md; response, guidance and confusion.png; actions, prompts, look as mp4 and png)")
 
 
 COMMANDS = {DriftConfig: drift, ControlConfig: control}

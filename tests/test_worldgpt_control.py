@@ -1,18 +1,22 @@
 """Control: prompts that tell what they say, readings that count rollouts, a report in which a knob that does nothing is found out."""
 
 import json
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import pytest
-from world_samples import column_episode
+from world_samples import column_drive, column_episode
 
 from data.dashsim.captions import DOING_WORDS, Facts, describe
 from data.dashsim.config import HELD_OUT, ROADS, TRAFFICS
 from data.dashsim.scene import TIMES_OF_DAY, WEATHERS
+from data.episode import Episode
 from data.errors import UserError
-from data.store import EpisodeStore
+from data.store import EpisodeStore, write_store
 from data.video import probe
+from tokenizer.report import reconstruct
 from worldgpt.evaluate.adherence import JOINT, joint_accuracy, look_scores, read_look
 from worldgpt.evaluate.control import evaluate_control, look_prompts, plan_trips
 from worldgpt.evaluate.control_actions import deviations, measure_lateral, measure_path
@@ -47,10 +51,18 @@ def pipeline(trained: Path) -> WorldGPTPipeline:
 
 
 @pytest.fixture(scope="module")
-def probes(column_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("measuring") / "probes"
-    train_probes(QUICK, column_store, folder)
-    return folder
+def probes(pipeline: WorldGPTPipeline, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Networks that read this world as its untrained tokenizer draws it."""
+    folder = tmp_path_factory.mktemp("measuring")
+
+    def drawn(number: int) -> list[Episode]:
+        episode = column_episode(number)
+        return [replace(episode, frames={"front": reconstruct(pipeline.tokenizer, episode.frames["front"])[0]})]
+
+    drives = [replace(column_drive(k, "train" if k < 24 else "val"), episodes=partial(drawn, k)) for k in range(32)]
+    write_store(drives, folder / "drawn", source="columns", fps=10.0, workers=1, progress=False)
+    train_probes(QUICK, EpisodeStore.open(folder / "drawn"), folder / "probes")
+    return folder / "probes"
 
 
 @pytest.fixture(scope="module")
@@ -271,7 +283,7 @@ def test_the_report_says_what_is_obeyed(report: Path) -> None:
     time = found["prompts"]["kinds"]["captions"]["time_of_day"]
     assert time["accuracy"]["value"] > 0.7 and time["accuracy"]["count"] == 8  # this world model knows day from night
     assert time["over_reconstructed"]["value"] is not None
-    assert found["prompts"]["floor"]["val"]["real"]["time_of_day"]["accuracy"]["value"] == 1
+    assert found["prompts"]["floor"]["val"]["reconstructed"]["time_of_day"]["accuracy"]["value"] == 1
     assert set(found["prompts"]["guidance_curve"]) == {"1", "2"}
     assert JOINT not in found["prompts"]["kinds"]["captions"]  # no weather is told
     assert found["lateral"] is None and found["path"] is None  # no yaw rate in this world

@@ -49,7 +49,7 @@ def read_look(look: str, probabilities: np.ndarray, names: Sequence[str]) -> np.
 
     The largest mean over the steps that are read; of events, which last for a few steps, the largest peak, or none.
     """
-    known = np.isfinite(probabilities).all(-1)
+    known = np.asarray(np.isfinite(probabilities).all(-1))
     if look == EVENT:
         return _read_event(probabilities, known, list(names).index(NO_EVENT))
     mean = np.where(known[..., None], probabilities, 0.0).sum(1)

@@ -107,7 +107,9 @@ def deviations(made: Driven, hold: Driven, fps: float) -> dict[str, np.ndarray]:
     sources = {"path_m": (made.read.numbers, hold.read.numbers), "told_m": (made.telemetry, hold.telemetry)}
     for way, (numbers, held) in sources.items():
         if {"speed_mps", "yaw_rate_rps"} <= set(numbers):
-            paths = [integrate(_filled(n["speed_mps"]), _filled(n["yaw_rate_rps"]), fps) for n in (numbers, held)]
+            course = {name: _filled(held[name]) for name in ("speed_mps", "yaw_rate_rps")}
+            gone = {name: _parted(numbers[name], values) for name, values in course.items()}
+            paths = [integrate(values["speed_mps"], values["yaw_rate_rps"], fps) for values in (gone, course)]
             found[way] = seen_from(paths[0], paths[1][:, -1])[:, -1, 1]
     if "lateral_offset_m" in made.read.numbers:
         ends = [driven.read.numbers["lateral_offset_m"][:, -END_FRAMES:].mean(1) for driven in (made, hold)]
@@ -119,6 +121,13 @@ def _filled(values: np.ndarray) -> np.ndarray:
     """(B, F) with the unread first frames as the first that is read."""
     first = np.isfinite(values).argmax(1)
     return np.where(np.isfinite(values), values, np.take_along_axis(values, first[:, None], 1))
+
+
+def _parted(values: np.ndarray, held: np.ndarray) -> np.ndarray:
+    """(B, F) whose unread first frames part from `held` evenly: before the first frame both are the same context."""
+    first = np.isfinite(values).argmax(1)[:, None]
+    apart = np.take_along_axis(values - held, first, 1)
+    return np.where(np.isfinite(values), values, held + apart * (np.arange(values.shape[1]) + 1) / (first + 1))
 
 
 def measure_telemetry(scene: Scene, driven: Driven, floor: ReadBack) -> dict[str, Any]:
@@ -141,10 +150,10 @@ def measure_path(scene: Scene, free: Driven) -> dict[str, Any] | None:
     if not set(names) <= set(logged.signals) or not set(names) <= set(free.telemetry):
         return None
     before = logged.start("speed_mps")
-    steady = [np.repeat(logged.start(name)[:, None], scene.config.frames, 1) for name in names]
+    speed, rate = (np.repeat(logged.start(name)[:, None], scene.config.frames, 1) for name in names)
     paths = {
         "model": integrate(free.telemetry["speed_mps"], free.telemetry["yaw_rate_rps"], fps, before),
-        "constant_speed_and_turn_rate": integrate(*steady, fps, before),
+        "constant_speed_and_turn_rate": integrate(speed, rate, fps, before),
         "logged_telemetry": integrate(logged.follows("speed_mps"), logged.follows("yaw_rate_rps"), fps, before),
     }
     errors = {name: path_errors(path, true_path(logged, paths["logged_telemetry"]), fps, PATH_SECONDS) for name, path in paths.items()}

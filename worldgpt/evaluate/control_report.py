@@ -1,4 +1,4 @@
-"""The report on control: report.json, response.png, guidance.png, confusion.png, README.md's table, and rollouts side by side to look at."""
+"""The report on control: report.json, response.png, guidance.png, confusion.png, the figures as a table, and rollouts side by side."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -62,13 +62,8 @@ def control_table(report: Mapping[str, Any]) -> str:
     rows = [("figure", "realised", "floor or control")]
     rows += _prompt_rows(report["prompts"])
     apart = report["disentanglement"]
-    rows.append(
-        (
-            "lanes move with another prompt, over another seed",
-            _cell(apart["ratio"]),
-            f"look moves {_cell(apart['look_change'].get('weather'))}",
-        )
-    )
+    moved = ", ".join(f"{look} moves {_cell(change)}" for look, change in apart["look_change"].items())
+    rows.append(("lanes move with another prompt, over another seed", _cell(apart["ratio"]), moved))
     for number, ways in report["actions"].items():
         floor, true = ways["floor"]["reconstructed"], ways["true"]["given"]
         rows.append((f"{number}: slope", _cell(true["slope"]), _cell(floor["slope"])))

@@ -55,7 +55,8 @@ def commanded_motion(
 ) -> dict[str, np.ndarray]:
     """{yaw_rate_rps, speed_change_mps: (B, F)} that actions (B, F, A) ask for, after the context's `last` (B, A).
 
-    What cannot be told is absent. Speeds are those that the accelerations lead to from `start_mps` (B,); without such a channel, the logged `speed_mps` (B, F).
+    What cannot be told is absent. Speeds are those that the accelerations lead to from `start_mps` (B,); without such a channel, the
+    logged `speed_mps` (B, F).
     """
     names = [spec.name for spec in specs]
     acting = np.concatenate([last[:, None], actions[:, :-1]], axis=1).astype(np.float64)  # (B, F, A), seen at that frame

@@ -89,7 +89,7 @@ def _range(parts: Sequence[np.ndarray]) -> tuple[float, float]:
 
 
 def matrix_page(matrices: Mapping[str, tuple[Sequence[str], np.ndarray]]) -> np.ndarray:
-    """uint8 (H, W, 3) page of {title: (names, counts (L, L))}: a row what was told, a column what was read, shaded by its share of the row."""
+    """uint8 (H, W, 3) page of {title: (names, counts (L, L))}: rows told, columns read, shaded by share of the row."""
     parts = [_matrix(title, names, counts) for title, (names, counts) in matrices.items()]
     if not parts:
         return np.full((40, 200, 3), 255, np.uint8)
