@@ -156,14 +156,16 @@ class StepDecoder:
         return DecodingStep(self, seen, prompts, cache)
 
     def logits(self, hidden: Tensor, token: int, told: Sequence[Tensor]) -> Tensor:
-        """As `WorldGPT.logits`: (N, V) for token `token` of a step from the hidden states (N, D) at the position before it."""
+        """As `WorldGPT.logits`: (N, V) for token `token` of a step, or another of its stream, from the hidden states (N, D) that predict it."""
         return self.at[token].table.logits(hidden, told)
 
     def extend(self, x: Tensor, by: Tensor, cache: RingCache) -> Tensor:
         """As `WorldGPT.extend`, without saying that the positions are filled: (B, n, D) -> (B, n, D), by (1, 1, n, d / 2) complex."""
         batch, new, width = x.shape
         end = cache.filled + new
-        mask = None if new == 1 else torch.ones(new, end, dtype=torch.bool, device=x.device).tril(end - new)
+        mask = self.model.visible(new, end)
+        if mask is None and new > 1:
+            mask = torch.ones(new, end, dtype=torch.bool, device=x.device).tril(end - new)
         by, x = by.transpose(1, 2)[:, :, None], x.reshape(batch * new, width)  # by (1, n, 1, 1, d / 2)
         for layer, block in enumerate(self.blocks):
             qkv = block.qkv(_norm(x)).view(batch, new, 3, self.heads, self.head_dim)
@@ -190,7 +192,10 @@ class DecodingStep:
         self.decoder, self.cache, self.by = decoder, cache, cache.begin_step()
         embedding = decoder.model.embedding
         conditions = embedding.conditions(seen, prompts)
-        self.look, self.prompts = conditions.look, embedding.prompt_in(prompts) + embedding.prompt_place
+        self.look, self.together = conditions.look, decoder.layout.together
+        self.prompts = embedding.prompt_in(prompts) + embedding.prompt_place
+        if embedding.start_place is not None:
+            self.prompts = torch.cat([self.prompts, embedding.start_place + self.look], dim=1)
         open_gate = conditions.motion + F.pad(torch.ones_like(self.look), (0, self.look.shape[-1]))
         self.past = torch.cat([stream.past_hints(seen) + open_gate for stream in decoder.streams], dim=1)  # (B, J, 2 D)
         batch = len(seen)
@@ -202,19 +207,17 @@ class DecodingStep:
         """{frame stream: (B, tokens + 1, C)}: vectors of this step's tokens as they come; the last is NULL's."""
 
     def prompt(self) -> Tensor:
-        """Reads the prompt; hidden states (B, D) that predict token 0."""
-        x = torch.cat([self.prompts[:, :-1], self.prompts[:, -1:] + self._hints(0, 1)], dim=1)
-        return self._run(x, 0)[:, -1]
+        """Reads prompt and starts; hidden states (B, n, D) that predict the first n tokens."""
+        x = torch.cat([self.prompts[:, : -self.together], self.prompts[:, -self.together :] + self._hints(0, self.together)], dim=1)
+        return self._run(x, 0)[:, -self.together :]
 
     def read(self, tokens: Tensor, start: int, stop: int) -> Tensor:
         """Reads tokens start .. stop - 1 of the step's tokens (B, J); hidden states (B, n, D)."""
-        x = self._embedded(tokens, start, stop) + self.look
-        hinted = min(stop + 1, self.decoder.layout.tokens_per_step)  # the step's last token predicts nothing and has no hints
-        if hinted == stop + 1:
-            x = x + self._hints(start + 1, hinted)
-        elif hinted > start + 1:
-            x[:, :-1] += self._hints(start + 1, hinted)
-        return self._run(x, self.decoder.layout.prompt_tokens + start)
+        x, first = self._embedded(tokens, start, stop) + self.look, start + self.together
+        hinted = min(stop + self.together, self.decoder.layout.tokens_per_step)  # the step's last tokens predict nothing and have no hints
+        if hinted > first:
+            x[:, : hinted - first] += self._hints(first, hinted)
+        return self._run(x, self.decoder.layout.lead + start)
 
     def _run(self, x: Tensor, first: int) -> Tensor:
         new = x.shape[1]
