@@ -156,7 +156,7 @@ class StepDecoder:
         return DecodingStep(self, seen, prompts, cache)
 
     def logits(self, hidden: Tensor, token: int, told: Sequence[Tensor]) -> Tensor:
-        """As `WorldGPT.logits`: (N, V) for token `token` of a step, or another of its stream, from the hidden states (N, D) that predict it."""
+        """As `WorldGPT.logits`: (N, V) for a token of the stream of token `token`, from the hidden states (N, D) that predict it."""
         return self.at[token].table.logits(hidden, told)
 
     def extend(self, x: Tensor, by: Tensor, cache: RingCache) -> Tensor:

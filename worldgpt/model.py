@@ -96,7 +96,10 @@ class WorldGPT(SafePretrained):
 
     kind = "a world model checkpoint"
     trained_by = "scripts/train_worldgpt.py"
-    limits: ClassVar = {"size": 1 << 24, "proto_bytes": 1 << 24, "rows": 256, "columns": 256, "layers": 512, "prompt_tokens": 256}
+    limits: ClassVar = {
+        "size": 1 << 48, "proto_bytes": 1 << 24, "layers": 512,
+        **dict.fromkeys(("rows", "columns", "prompt_tokens", "together"), 256),
+    }
     config_class = WorldGPTConfig
     config: WorldGPTConfig
     base_model_prefix = "worldgpt"
