@@ -155,7 +155,7 @@ def presets() -> dict[str, TokenizerTrainConfig]:
     return {
         "demo": TokenizerTrainConfig(tokenizer=TokenizerConfig(levels=(4, 4, 4, 4)), loop=demo),
         "small": TokenizerTrainConfig(
-            tokenizer=TokenizerConfig(encoder_depth=2, decoder_depth=3, levels=(4,) * 12), losses=LossConfig(hard=16.0), loop=small
+            tokenizer=TokenizerConfig(encoder_depth=2, decoder_depth=3, levels=(4,) * 18), losses=LossConfig(hard=16.0), loop=small
         ),
         "base": TokenizerTrainConfig(tokenizer=base, loop=big),
         "large": TokenizerTrainConfig(tokenizer=base, loop=big),
