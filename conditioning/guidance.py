@@ -37,18 +37,18 @@ class DropoutConfig:
                 raise UserError(f"dropout.{name}: expected a share from 0 to 1, got {probability}")
 
 
-def guided_logits(conditional: torch.Tensor, *without: tuple[torch.Tensor, float]) -> torch.Tensor:
+def guided_logits(conditional: torch.Tensor, *without: tuple[torch.Tensor, float | torch.Tensor]) -> torch.Tensor:
     """Logits (..., V) moved away from those without a condition: c + sum of (scale_i - 1) (c - u_i) over (u_i, scale_i).
 
     Of one condition alone that is u + scale (c - u): scale 0: unconditional; 1: the conditional logits, bit for bit; above 1: the condition
     counts more. Several push each by itself, as in composed diffusion (Liu et al. 2022, arXiv:2206.01714). float64 stays so, all else is
-    computed in float32. Ids that are ruled out (-inf) in the conditional logits stay so.
+    computed in float32. A scale is one for all, or a tensor that broadcasts. Ids ruled out (-inf) in the conditional logits stay so.
     """
     import torch
 
     guided = conditional = conditional.to(torch.promote_types(conditional.dtype, torch.float32))
     for unconditional, scale in without:
-        if scale != 1:
+        if isinstance(scale, torch.Tensor) or scale != 1:
             push = conditional - unconditional.to(conditional.dtype)
             guided = guided + (scale - 1) * torch.where(push.isfinite(), push, 0.0)
     return guided

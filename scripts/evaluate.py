@@ -1,16 +1,32 @@
-"""Measure a trained world model: `python scripts/evaluate.py drift --checkpoint runs/worldgpt --data runs/data/dashsim`."""
+"""Measure a trained world model: `python scripts/evaluate.py control --checkpoint runs/worldgpt --data runs/data/dashsim`."""
 
 import cli
 
+from worldgpt.evaluate.control_config import ControlConfig
 from worldgpt.evaluate.drift_config import DriftConfig
 
 
-def main() -> None:
-    config = cli.parse_command({"drift": DriftConfig}, about="Measure a trained world model on true drives.")
+def drift(config: DriftConfig) -> None:
     from worldgpt.evaluate.drift import evaluate_drift
 
     evaluate_drift(config)
     print(f"report: {config.output} (report.json, curves.png, rollouts.mp4, rollouts.png)")
+
+
+def control(config: ControlConfig) -> None:
+    from worldgpt.evaluate.control import evaluate_control
+
+    evaluate_control(config)
+    print(f"report: {config.output} (report.json, table.md; response, guidance and confusion.png; actions, prompts, look as mp4 and png)")
+
+
+COMMANDS = {DriftConfig: drift, ControlConfig: control}
+
+
+def main() -> None:
+    settings = {command.__name__: config for config, command in COMMANDS.items()}
+    config = cli.parse_command(settings, about="Measure a trained world model on true drives.")
+    COMMANDS[type(config)](config)
 
 
 if __name__ == "__main__":

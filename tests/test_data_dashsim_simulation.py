@@ -116,6 +116,29 @@ def fingerprint(recording):
     return hashlib.sha256(text).hexdigest()
 
 
+@pytest.mark.parametrize("road", ["highway", "two_way", "racetrack"])
+def test_a_driver_who_strays_leaves_the_road_where_it_is_open_and_comes_back(road):
+    strayed = 0
+    for seed in range(6):
+        recording = simulate(road, "light", 300, seed, strays=True)
+        aside, off = recording.truth["lateral_offset_m"], recording.truth["off_road"] > 0
+        strayed += off.any()
+        assert np.abs(aside).max() < 7.5  # as far as the road can still be seen
+        starts, ends = (np.flatnonzero(np.diff(off.astype(int)) == sign) for sign in (1, -1))
+        assert len(starts) - len(ends) <= 1  # the last time may last to the end of the drive
+        assert road != "two_way" or aside[off].max(initial=-1) < 0  # left is oncoming traffic
+    assert strayed >= 3
+
+
+def test_only_drives_of_the_train_split_without_an_event_stray():
+    config = DashsimConfig(episodes=60, val_episodes=30)
+    plans = [plan_drive(config, split, number) for split in SPLITS for number in range(config.drives_in(split))]
+    assert 3 <= sum(plan.strays for plan in plans) <= 20
+    assert all(plan.split == "train" and plan.event is None for plan in plans if plan.strays)
+    still = [plan_drive(replace(config, strays=0.0), "train", number) for number in range(60)]
+    assert [replace(plan, strays=False) for plan in plans[:60]] == still  # nothing else depends on it
+
+
 def test_same_seed_same_drive_in_any_process_whatever_went_before():
     here = {road: fingerprint(simulate(road, "heavy", 60, seed=11)) for road in ROADS}
     np.random.seed(123)  # noqa: NPY002  global state must not matter

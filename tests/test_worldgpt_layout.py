@@ -1,5 +1,7 @@
 """Laws of the layout: it round-trips, its parts tile the step, no two positions share a place."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -14,6 +16,8 @@ LAYOUTS = {
     "three cameras": Layout.build({"front": (2, 5), "left": (3, 2), "rear": (1, 1)}, 7, (SPEED,), (STEERING, THROTTLE), 2),
     "no channels": Layout.build({"front": (4, 8)}, 1024, (), (), 1),
     "no telemetry": Layout.build({"front": (1, 2)}, 5, (), (STEERING,), 3),
+    "rows": replace(Layout.build({"front": (2, 3)}, 11, (SPEED,), (STEERING,), 4), together=3),
+    "more than a row": replace(Layout.build({"front": (2, 5), "left": (3, 2)}, 7, (SPEED,), (STEERING, THROTTLE), 2), together=6),
 }
 
 
@@ -27,7 +31,7 @@ def test_streams_tile_the_step_in_the_order_frames_telemetry_actions(layout: Lay
     assert covered.tolist() == list(range(layout.tokens_per_step))
     kinds = [stream.kind for stream in layout.streams]
     assert kinds == sorted(kinds, key=("frame", "telemetry", "action").index)
-    assert layout.positions_per_step == layout.prompt_tokens + layout.tokens_per_step
+    assert layout.positions_per_step == layout.prompt_tokens + layout.together - 1 + layout.tokens_per_step
     for kind in ("frame", "telemetry", "action"):
         width = sum(stream.tokens for stream in layout.of_kind(kind))
         span = layout.span_of_kind(kind)
@@ -93,3 +97,20 @@ def test_a_layout_survives_json(layout: Layout) -> None:
     import json
 
     assert Layout.from_dict(json.loads(json.dumps(layout.to_dict()))) == layout
+
+
+def test_a_token_is_predicted_in_the_pass_before_it_is_read(layout: Layout) -> None:
+    tokens = np.arange(layout.tokens_per_step)
+    predicting, standing = layout.passes[layout.prompt_tokens - 1 + tokens], layout.passes[layout.lead + tokens]
+    assert (predicting == standing - 1).all()
+    assert (np.diff(layout.passes) >= 0).all() and max(np.bincount(layout.passes[layout.lead :])) <= layout.together
+
+
+def test_hints_are_known_when_they_are_asked_for(layout: Layout) -> None:
+    """Codes of the present step are hints only where they are read no later than the position that predicts."""
+    size = layout.tokens_per_step
+    for stream in layout.streams:
+        for token, places in enumerate(layout.hint_places(stream)):
+            predicting = layout.passes[layout.prompt_tokens - 1 + layout.spans[stream.name].start + token]
+            present = [place - 2 * size for place in places if 2 * size <= place < 3 * size]
+            assert all(layout.passes[layout.lead + place] <= predicting for place in present)

@@ -1,7 +1,9 @@
 """Laws of the world model: no position sees its future, cached equals uncached, batched equals single, saved equals loaded."""
 
+from itertools import pairwise
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from transformers import AutoConfig, AutoModel
@@ -10,12 +12,17 @@ from world_samples import random_model, random_prompts, random_tokens
 from worldgpt.model import WorldGPT, WorldGPTConfig
 from worldgpt.pipeline import load_world_model
 
-CAMERAS = {"one": {"front": (2, 3)}, "two": {"front": (2, 2), "left": (1, 3)}}
+MODELS = {
+    "one camera": lambda: random_model(),
+    "two cameras": lambda: random_model(cameras={"front": (2, 2), "left": (1, 3)}),
+    "rows": lambda: random_model(together=3),
+    "pairs": lambda: random_model(cameras={"front": (2, 2), "left": (1, 3)}, together=2),
+}
 
 
-@pytest.fixture(scope="module", params=CAMERAS)
+@pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest) -> WorldGPT:
-    return random_model(cameras=CAMERAS[request.param])
+    return MODELS[request.param]()
 
 
 def window(model: WorldGPT, batch: int = 2, steps: int = 4) -> tuple[torch.Tensor, torch.Tensor]:
@@ -31,8 +38,9 @@ def test_no_position_sees_its_future(model: WorldGPT) -> None:
         for token in range(layout.tokens_per_step):
             changed = tokens.clone()
             changed[:, step, token] = (changed[:, step, token] + 1) % sizes[token]
-            hidden, place = model(changed, prompts).flatten(1, 2), step * layout.positions_per_step + layout.prompt_tokens + token
-            assert torch.equal(hidden[:, :place], base[:, :place])
+            hidden, place = model(changed, prompts).flatten(1, 2), step * layout.positions_per_step + layout.lead + token
+            before = place - token % layout.together  # those of one pass see one another
+            assert torch.equal(hidden[:, :before], base[:, :before])
             assert (hidden[:, place] != base[:, place]).any()
             last_of_next = (step + 2) * layout.positions_per_step - 1
             if step < 3:
@@ -53,7 +61,7 @@ def test_a_prompt_acts_from_its_step_on(model: WorldGPT) -> None:
 @pytest.mark.parametrize("context", [0, 1, 3])
 @pytest.mark.parametrize("chunk", [1, 3, 100])
 def test_cached_equals_uncached(model: WorldGPT, context: int, chunk: int) -> None:
-    """After a prefill of `context` steps, token by token or in chunks."""
+    """After a prefill of `context` steps, pass by pass or in chunks of several."""
     tokens, prompts = window(model)
     whole, layout = model(tokens, prompts), model.layout
     cache = model.new_cache(2)
@@ -62,8 +70,9 @@ def test_cached_equals_uncached(model: WorldGPT, context: int, chunk: int) -> No
     embedded = model.embedding(tokens, prompts)  # (B, T, S, D)
     for step in range(context, 4):
         by, parts = cache.begin_step(), []
-        for start in range(0, layout.positions_per_step, chunk):
-            places = slice(start, start + chunk)
+        starts = [0, *(np.flatnonzero(np.diff(layout.passes)) + 1).tolist()][::chunk]
+        for start, end in pairwise([*starts, layout.positions_per_step]):
+            places = slice(start, end)
             parts.append(model.extend(embedded[:, step, places], by[..., places, :], cache))
         torch.testing.assert_close(torch.cat(parts, dim=1), whole[:, step], rtol=0, atol=1e-9)
 
@@ -71,14 +80,14 @@ def test_cached_equals_uncached(model: WorldGPT, context: int, chunk: int) -> No
 @torch.no_grad()
 def test_embedding_in_pieces_equals_embedding_whole(model: WorldGPT) -> None:
     tokens, prompts = window(model, steps=3)
-    whole, first = model.embedding(tokens, prompts)[:, 2], model.layout.prompt_tokens
-    null = torch.as_tensor(model.layout.null_tokens)
-    for start in range(model.layout.tokens_per_step):
+    whole, first, size = model.embedding(tokens, prompts)[:, 2], model.layout.lead, model.layout.tokens_per_step
+    null, ends = torch.as_tensor(model.layout.null_tokens), [*range(model.layout.together, size, model.layout.together), size]
+    for start in [0, *ends[:-1]]:
         known = tokens.clone()
         known[:, 2, start:] = null[start:]  # what is not decided yet may not matter
         conditions = model.embedding.conditions(known, prompts[:, 2])
         torch.testing.assert_close(model.embedding.prompt(prompts[:, 2], known, conditions), whole[:, :first], rtol=0, atol=1e-12)
-        for stop in range(start + 1, model.layout.tokens_per_step + 1):
+        for stop in [end for end in ends if end > start]:
             known[:, 2, :stop] = tokens[:, 2, :stop]
             part = model.embedding.tokens(known, start, stop, conditions)
             torch.testing.assert_close(part, whole[:, first + start : first + stop], rtol=0, atol=1e-12)

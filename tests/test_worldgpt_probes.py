@@ -16,7 +16,7 @@ from data.sources import dashsim
 from data.store import EpisodeStore, write_store
 from worldgpt.evaluate.broken_frames import KINDS, PICTURE_KINDS, break_frames, kinds_with
 from worldgpt.evaluate.probe_training import mirror, motion_loss, read_steps, roughened, threshold_for, train_probes
-from worldgpt.evaluate.probes import ProbeConfig, Probes, frechet_distance
+from worldgpt.evaluate.probes import ProbeConfig, Probes, frechet_distance, mirrored_order
 
 HEIGHT, WIDTH, STEPS = 16, 32, 40
 TELEMETRY = (ChannelSpec("speed_mps", "m/s", 0.0, 30.0), ChannelSpec("yaw_rate_rps", "rad/s", -1.0, 1.0))
@@ -82,8 +82,12 @@ def test_what_is_read_beats_the_mean(folder: Path) -> None:
         figures = floor["numbers"][name]
         assert figures["r2"] > least, name
         assert figures["mae"] < 0.6 * figures["spread"], name
+        assert 0.4 < figures["slope"] < 1.3, name
     assert floor["numbers"]["lateral_offset_m"]["steps"] < floor["numbers"]["speed_mps"]["steps"]  # NaN is left out
-    assert floor["looks"] == {"time_of_day": {"accuracy": 1.0, "largest_share": pytest.approx(0.5, abs=0.05), "steps": 200}}
+    by_name = {"day": 1.0, "night": 1.0}
+    assert floor["looks"] == {
+        "time_of_day": {"accuracy": 1.0, "by_name": by_name, "largest_share": pytest.approx(0.5, abs=0.05), "steps": 200}
+    }
     assert floor["road"]["found"] > 0.9
     assert set(floor["road"]["false_alarms"]) == set(PICTURE_KINDS) - {"torn"}
     assert set(floor["road"]["left_out"]) == {"torn"}
@@ -256,3 +260,42 @@ def test_frechet_distance_is_that_of_gaussians() -> None:
     assert frechet_distance(other[:4], other[4:8]) >= 0  # fewer rows than features
     with pytest.raises(UserError, match="at least 2 features, got 1 and 400"):
         frechet_distance(a[:1], other)
+
+
+def test_left_and_right_are_exchanged_in_names_too() -> None:
+    names = ["change_left", "change_right", "exit", "turn_left"]
+    assert mirrored_order(names) == [1, 0, 2, 3]  # there is no turn_right to become
+
+
+def eventful_episode(number: int) -> Episode:
+    """Every second drive has an event at steps 10..19: a bright flash on the left, or on the right."""
+    base = episode(number)
+    side, event = number // 2 % 2, np.zeros(STEPS, np.float32)
+    frames = base.frames["front"].copy()
+    if number % 2:
+        event[10:20] = 1 + side
+        frames[10:20, :4, side * 24 : side * 24 + 8] = 250
+    label = f"flash_{'right' if side else 'left'}" if number % 2 else "none"
+    return dataclasses.replace(base, frames={"front": frames}, truth={"event": event}, labels={"event": label})
+
+
+def eventful_episodes(number: int) -> list[Episode]:
+    return [eventful_episode(number)]
+
+
+def test_events_are_read_at_their_steps_alone_and_told_apart_by_side(tmp_path: Path) -> None:
+    splits = ["train"] * 16 + ["val"] * 8
+    drives = [Drive(f"drive{k}", partial(eventful_episodes, k), split=split, steps=STEPS) for k, split in enumerate(splits)]
+    write_store(drives, tmp_path / "data", source="flashes", fps=10.0, workers=1, progress=False)
+    store = EpisodeStore.open(tmp_path / "data")
+    probes = train_probes(dataclasses.replace(TINY, steps=150, road_steps=3, floor_steps=320, floor_frames=40), store, tmp_path / "probes")
+    assert probes.look_names == {"event": ["flash_left", "flash_right", "none"]}
+    steps = read_steps(store, "train", ["speed_mps"], probes.look_names)
+    assert len(steps.eventful) == 8 * 10 and set(steps.looks[0][steps.eventful]) == {0, 1}
+    drawn = steps.draw(np.random.default_rng(0), 1000)
+    assert 0.25 < np.isin(drawn, steps.eventful).mean() < 0.45  # a quarter, and those of the rest that are
+    floor = probes.floor["looks"]["event"]
+    assert min(floor["by_name"].values()) > 0.9 and floor["largest_share"] > 0.8
+    seen = probes.read(store.read("drive17").frames["front"]).looks["event"][12:20].mean(0)
+    mirrored = probes.read(store.read("drive17").frames["front"][:, :, ::-1]).looks["event"][12:20].mean(0)
+    np.testing.assert_allclose(mirrored, seen[[1, 0, 2]], atol=1e-4)

@@ -17,10 +17,18 @@ STEPS = 7
 FALLING = GuidanceSchedule(2.5, "linear", 3, "cosine")
 
 
-@pytest.fixture(scope="module", params=[(), (4,) * 8], ids=["whole", "halves"])
+MODELS = {
+    "whole": lambda: random_model(),
+    "halves": lambda: random_model(levels=(4,) * 8),
+    "rows": lambda: random_model(together=3),
+    "pairs": lambda: random_model(levels=(4,) * 8, together=2),
+}
+"""Codes told at once, in two halves, and several together."""
+
+
+@pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest) -> WorldGPT:
-    """With codes told at once, and in two halves."""
-    return random_model(levels=request.param)
+    return MODELS[request.param]()
 
 
 def roll(

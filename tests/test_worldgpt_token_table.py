@@ -80,26 +80,32 @@ def test_vectors_are_kept_until_a_weight_changes() -> None:
         assert one.double().vectors().dtype == torch.float64
 
 
-def test_large_codebooks_are_told_in_halves() -> None:
+def test_large_codebooks_are_told_in_parts() -> None:
     assert isinstance(token_table(4096, 8, 16, (4,) * 6), TokenTable)
-    assert isinstance(token_table(50_000, 8, 16), TokenTable)  # ids without digits cannot be halved
+    assert isinstance(token_table(50_000, 8, 16), TokenTable)  # ids without digits cannot be told in parts
     one = token_table(4**12, 8, 16, (4,) * 12)
     assert isinstance(one, SplitTable) and one.sizes == (4096, 4096)
+    three = token_table(4**18, 8, 16, (4,) * 18)
+    assert isinstance(three, SplitTable) and three.sizes == (4096, 4096, 4096)
 
 
 @torch.no_grad()
-def test_a_halved_id_is_its_parts_and_its_chances_sum_to_one() -> None:
+def test_an_id_is_its_parts_and_its_chances_sum_to_one() -> None:
     torch.manual_seed(0)
-    one = SplitTable(8, 16, ((3, 4), (5,)))
-    ids = torch.arange(61)  # the last is NULL
-    first, second = one.split(ids)
-    assert torch.equal(one.join((first, second))[:-1], ids[:-1])
-    assert (first[-1], second[-1]) == (12, 5)
-    torch.testing.assert_close(one(ids), one.first(first) + one.second(second))
-    levels = FSQ(levels=[3, 4, 5]).indices_to_codes(ids[:-1])
-    parts = [FSQ(levels=part).indices_to_codes(half[:-1]) for part, half in (([3, 4], first), ([5], second))]
-    torch.testing.assert_close(torch.cat(parts, dim=-1), levels)
-    hidden = torch.randn(16)
-    chances = one.logits(hidden).softmax(-1)[:, None] * one.logits(hidden.expand(12, -1), [torch.arange(12)]).softmax(-1)
-    assert abs(float(chances.sum()) - 1) < 1e-5
-    assert (chances / chances.sum(1, keepdim=True)).std(0).max() > 1e-4  # the second half depends on the first
+    one = SplitTable(8, 16, ((3, 4), (5,), (3, 3)))
+    ids = torch.arange(541)  # the last is NULL
+    parts = one.split(ids)
+    assert torch.equal(one.join(parts)[:-1], ids[:-1])
+    assert [int(part[-1]) for part in parts] == [12, 5, 9]
+    torch.testing.assert_close(one(ids), sum(table(part) for table, part in zip(one.parts, parts, strict=True)))
+    levels = FSQ(levels=[3, 4, 5, 3, 3]).indices_to_codes(ids[:-1])
+    told = [FSQ(levels=part).indices_to_codes(some[:-1]) for part, some in zip(([3, 4], [5], [3, 3]), parts, strict=True)]
+    torch.testing.assert_close(torch.cat(told, dim=-1), levels)
+    hidden = torch.randn(16).expand(540, -1)
+    logs = [one.logits(hidden, [part[:-1] for part in parts[:known]]).log_softmax(-1) for known in range(3)]
+    chosen = torch.stack([log.gather(1, part[:-1, None])[:, 0] for log, part in zip(logs, parts, strict=True)])
+    assert abs(float(chosen.sum(0).exp().sum()) - 1) < 1e-5
+    for known in (1, 2):  # each part depends on all those before it
+        for before in range(known):
+            others = [part[:-1] if number != before else torch.zeros_like(ids[:-1]) for number, part in enumerate(parts[:known])]
+            assert (one.logits(hidden, others).log_softmax(-1) - logs[known]).abs().max() > 1e-4

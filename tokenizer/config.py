@@ -1,6 +1,7 @@
 """What a tokenizer is built from and trained with; free of torch, so that `--help` answers quickly."""
 
 from dataclasses import dataclass, field, replace
+from itertools import pairwise
 from math import log2, prod
 from typing import Literal
 
@@ -8,13 +9,21 @@ from data.errors import UserError
 from tokenizer.loop_config import LoopConfig
 
 WHOLE = 2**14
-"""Ids that one embedding and one softmax can hold; of more, a code is told in two halves."""
+"""Ids that one embedding and one softmax can hold; of more, a code is told in parts."""
 
 
 def code_parts(levels: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """The levels of the parts that a code of such `levels` is told in: all at once, or where that makes too many ids, half and half."""
-    middle = (len(levels) + 1) // 2
-    return (levels,) if prod(levels) <= WHOLE or len(levels) < 2 else (levels[:middle], levels[middle:])
+    """The levels of the parts that a code of such `levels` is told in: as few as hold no more ids than WHOLE each, as alike as can be.
+
+    >>> [len(part) for part in code_parts((4,) * 15)]
+    [5, 5, 5]
+    """
+    for count in range(1, len(levels)):
+        ends = [-(-len(levels) * part // count) for part in range(count + 1)]
+        parts = tuple(levels[start:end] for start, end in pairwise(ends))
+        if max(map(prod, parts)) <= WHOLE:
+            return parts
+    return tuple((level,) for level in levels)
 
 
 @dataclass(frozen=True)
@@ -146,7 +155,7 @@ def presets() -> dict[str, TokenizerTrainConfig]:
     return {
         "demo": TokenizerTrainConfig(tokenizer=TokenizerConfig(levels=(4, 4, 4, 4)), loop=demo),
         "small": TokenizerTrainConfig(
-            tokenizer=TokenizerConfig(encoder_depth=2, decoder_depth=3, levels=(4,) * 12), losses=LossConfig(hard=16.0), loop=small
+            tokenizer=TokenizerConfig(encoder_depth=2, decoder_depth=3, levels=(4,) * 18), losses=LossConfig(hard=16.0), loop=small
         ),
         "base": TokenizerTrainConfig(tokenizer=base, loop=big),
         "large": TokenizerTrainConfig(tokenizer=base, loop=big),

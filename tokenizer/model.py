@@ -6,6 +6,7 @@ Axes: B batch, H W pixels, h w code grid, D code dimension.
 import hashlib
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from math import prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -16,14 +17,14 @@ from transformers import AutoConfig, AutoModel, PretrainedConfig
 
 from data.errors import UserError
 from tokenizer.checkpoint import SafePretrained, load_checkpoint
-from tokenizer.config import TokenizerConfig
+from tokenizer.config import TokenizerConfig, code_parts
 from tokenizer.decoder import Decoder
 from tokenizer.encoder import Encoder
 from tokenizer.quantizer import Quantizer, build_quantizer
 from tokenizer.weight_files import Declared
 
-MOST_CODES = 1 << 24
-"""Codes of a tokenizer that is loaded, at most."""
+MOST_CODES, MOST_IDS = 1 << 48, 1 << 24
+"""Codes of a tokenizer that is loaded, and ids of each part that they are told in, at most."""
 
 
 class FrameTokenizerConfig(PretrainedConfig):
@@ -75,7 +76,7 @@ class FrameTokenizer(SafePretrained):
 
     kind = "a tokenizer"
     trained_by = "scripts/train_tokenizer.py"
-    limits: ClassVar = {"codebook_size": MOST_CODES, "encoder_depth": 256, "decoder_depth": 256, "downsampling": 256}
+    limits: ClassVar = {"codebook_size": MOST_IDS, "encoder_depth": 256, "decoder_depth": 256, "downsampling": 256}
     config_class = FrameTokenizerConfig
     main_input_name = "frames"
 
@@ -104,8 +105,10 @@ class FrameTokenizer(SafePretrained):
     def check_buffers(cls, folder: Path, config: FrameTokenizerConfig, declared: Mapping[str, Declared]) -> None:
         """A codebook of vectors is made in memory at once: no larger than the one that the weights hold."""
         shape = config.shape()
-        if shape.vocabulary > MOST_CODES:
-            raise UserError(f"{folder}: tokenizer.levels expected at most {MOST_CODES:,} codes, got {shape.vocabulary:,}")
+        largest = max(map(prod, code_parts(shape.levels)))
+        if shape.quantizer == "fsq" and (shape.vocabulary > MOST_CODES or largest > MOST_IDS):
+            expected = f"at most {MOST_CODES:,} codes, told in parts of at most {MOST_IDS:,}"
+            raise UserError(f"{folder}: tokenizer.levels expected {expected}, got {shape.vocabulary:,} in parts of up to {largest:,}")
         codebook = declared.get("quantizer.libraries.0._codebook.embed")
         if shape.quantizer == "vq" and (codebook is None or codebook.shape != (1, shape.codebook_size, shape.code_dim)):
             there = "none" if codebook is None else f"one of {codebook.shape!s:.80}"

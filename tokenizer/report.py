@@ -91,7 +91,7 @@ def _masks(store: EpisodeStore, held_out: HeldOut, made: np.ndarray) -> dict[str
     from data.sources import dashsim
 
     settings: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in store.manifest.settings.items()}
-    settings.setdefault("events", 0.0)  # sets made before there were any
+    settings = {"events": 0.0, "strays": 0.0} | settings  # sets made before there were any
     try:
         config = DashsimConfig(**settings, episodes=_ANY, val_episodes=_ANY, heldout_episodes=_ANY)
     except TypeError as error:

@@ -37,8 +37,11 @@ class WorldGPTAttention(nn.Module):
         self.value = nn.Linear(config.width, config.width, bias=False)
         self.out = nn.Linear(config.width, config.width, bias=False)
 
-    def forward(self, x: Tensor, by: Tensor, cache: RingCache | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D). With a cache the N positions follow the filled ones and see them all."""
+    def forward(self, x: Tensor, by: Tensor, cache: RingCache | None = None, mask: Tensor | None = None) -> Tensor:
+        """(B, N, D) -> (B, N, D). With a cache the N positions follow the filled ones and see them all.
+
+        `mask` (N, filled + N), true where a position sees another; causal without one.
+        """
         q, k, v = (rearrange(project(x), "b n (h d) -> b h n d", h=self.heads) for project in (self.query, self.key, self.value))
         q, k = norm(q), norm(k)
         q = rotate(q, by)
@@ -49,7 +52,9 @@ class WorldGPTAttention(nn.Module):
             q = q.to(k.dtype)
         new, seen = q.shape[2], k.shape[2]
         # None means causal over equal lengths or, for one query, everything; a chunk after a filled cache needs its own triangle.
-        mask = None if new in (1, seen) else torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)[None, None]
+        if mask is None and new not in (1, seen):
+            mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)
+        mask = None if mask is None else mask[None, None]
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, sdpa_attention_forward)
         if mask is not None and self.config._attn_implementation != "sdpa":
             attend = sdpa_attention_forward  # flash attention takes no explicit mask

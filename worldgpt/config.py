@@ -78,6 +78,9 @@ class WorldTrainConfig:
     """Checkpoint to fine-tune: what matches by name and shape is loaded, the rest starts fresh."""
     from_run: str | None = None
     """Folder of a training to make again: the settings in its run.json take the place of the defaults; name another --output."""
+    finetune_decode: str = "raster"
+    """How many tokens come in one pass: raster (one after the other), rows (a row of codes together) or rows:2 (a row in two passes).
+    Anything but raster needs --init-from: a few hundred updates teach a trained model the new order."""
     resume: bool = False
     """Go on from the newest checkpoint in the output folder."""
     overwrite: bool = False
@@ -100,6 +103,8 @@ class WorldTrainConfig:
     loop: LoopConfig = field(default_factory=LoopConfig)
 
     def __post_init__(self) -> None:
+        if self.finetune_decode != "raster" and self.init_from is None:
+            raise UserError(f"--finetune-decode {self.finetune_decode}: expected --init-from with the checkpoint that learns it")
         if not 0 <= self.beginnings <= 1:
             raise UserError(f"beginnings: expected 0 to 1, got {self.beginnings}")
 
@@ -121,7 +126,7 @@ def presets() -> dict[str, WorldTrainConfig]:
     return {
         "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(240, 8, 3e-3, 20, 0.97)),
         "small": replace(
-            _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(1200, 8, 3e-3, 60, 0.99)),
+            _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(1500, 8, 3e-3, 60, 0.99)),
             history=HistoryConfig(corruption=0.3, anchors=0.15),
         ),
         "base": _preset(

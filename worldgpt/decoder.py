@@ -10,6 +10,7 @@ d width of a head, V ids of a part.
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import cast
 
 import torch
@@ -45,39 +46,44 @@ class PreparedTable:
 
     def __init__(self, table: TokenTable | SplitTable, token_in: Tensor) -> None:
         """`token_in` (D, C) brings a vector to the model's width."""
-        self.table, self.parts = table, [table] if isinstance(table, TokenTable) else [table.first, table.second]
+        self.table = table
+        self.parts = [table] if isinstance(table, TokenTable) else cast(list[TokenTable], list(table.parts))
         self.vectors = [part.vectors().detach() for part in self.parts]
         self.rows = [vectors @ token_in.detach().t() for vectors in self.vectors]  # (V + 1, D) of each part
         self.out = [(part.out.weight.detach() * vectors.shape[1] ** 0.5).t().contiguous() for part, vectors in self._pairs()]
         self.ids = [vectors[:-1].t().contiguous() for vectors in self.vectors]
         self.biases = [part.bias.detach() for part in self.parts]
-        if isinstance(table, SplitTable):
-            width = table.refine.in_features
-            self.meet = table.meet.weight.detach()[:, :width].t().contiguous()
-            self.met = self.vectors[0] @ table.meet.weight.detach()[:, width:].t()  # (V + 1, D): what a first part adds
-            self.refine = table.refine.weight.detach().t().contiguous()
+        self.steps = [] if isinstance(table, TokenTable) else [self._step(table, part) for part in range(len(table.meet))]
+
+    def _step(self, table: SplitTable, part: int) -> tuple[Tensor, list[Tensor], Tensor]:
+        """From a part to the next: a product of the hidden state, what each part told so far adds (V + 1, D), and a product of the sum."""
+        meet, refine = cast(Tensor, table.meet[part].weight).detach(), cast(Tensor, table.refine[part].weight).detach()
+        width = len(refine)
+        told = [vectors @ meet[:, width:].t() for vectors in self.vectors[: part + 1]]
+        return meet[:, :width].t().contiguous(), told, refine.t().contiguous()
 
     def _pairs(self) -> list[tuple[TokenTable, Tensor]]:
         return list(zip(self.parts, self.vectors, strict=True))
 
     def vector(self, ids: Tensor) -> Tensor:
         """(...) -> (..., C)."""
-        return self._sum(self.vectors, ids)
+        return _sum(self.vectors, self.table.split(ids))
 
     def embedded(self, ids: Tensor) -> Tensor:
         """(...) -> (..., D)."""
-        return self._sum(self.rows, ids)
-
-    def _sum(self, tables: list[Tensor], ids: Tensor) -> Tensor:
-        first, *others = [F.embedding(part, rows) for part, rows in zip(self.table.split(ids), tables, strict=True)]
-        return first + others[0] if others else first
+        return _sum(self.rows, self.table.split(ids))
 
     def logits(self, hidden: Tensor, told: Sequence[Tensor]) -> Tensor:
         """Hidden states (N, D) -> logits (N, V) of the next part, once those before it (N,) are `told`."""
         part = len(told)
         if part:
-            hidden = torch.addmm(hidden, F.silu(torch.addmm(F.embedding(told[0], self.met), hidden, self.meet)), self.refine)
+            meet, rows, refine = self.steps[part - 1]
+            hidden = torch.addmm(hidden, F.silu(torch.addmm(_sum(rows, told), hidden, meet)), refine)
         return torch.addmm(self.biases[part], hidden @ self.out[part], self.ids[part])
+
+
+def _sum(tables: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
+    return reduce(torch.add, [F.embedding(part, rows) for part, rows in zip(parts, tables, strict=True)])
 
 
 class PreparedStream:
@@ -150,14 +156,16 @@ class StepDecoder:
         return DecodingStep(self, seen, prompts, cache)
 
     def logits(self, hidden: Tensor, token: int, told: Sequence[Tensor]) -> Tensor:
-        """As `WorldGPT.logits`: (N, V) for token `token` of a step from the hidden states (N, D) at the position before it."""
+        """As `WorldGPT.logits`: (N, V) for a token of the stream of token `token`, from the hidden states (N, D) that predict it."""
         return self.at[token].table.logits(hidden, told)
 
     def extend(self, x: Tensor, by: Tensor, cache: RingCache) -> Tensor:
         """As `WorldGPT.extend`, without saying that the positions are filled: (B, n, D) -> (B, n, D), by (1, 1, n, d / 2) complex."""
         batch, new, width = x.shape
         end = cache.filled + new
-        mask = None if new == 1 else torch.ones(new, end, dtype=torch.bool, device=x.device).tril(end - new)
+        mask = self.model.visible(new, end)
+        if mask is None and new > 1:
+            mask = torch.ones(new, end, dtype=torch.bool, device=x.device).tril(end - new)
         by, x = by.transpose(1, 2)[:, :, None], x.reshape(batch * new, width)  # by (1, n, 1, 1, d / 2)
         for layer, block in enumerate(self.blocks):
             qkv = block.qkv(_norm(x)).view(batch, new, 3, self.heads, self.head_dim)
@@ -184,7 +192,10 @@ class DecodingStep:
         self.decoder, self.cache, self.by = decoder, cache, cache.begin_step()
         embedding = decoder.model.embedding
         conditions = embedding.conditions(seen, prompts)
-        self.look, self.prompts = conditions.look, embedding.prompt_in(prompts) + embedding.prompt_place
+        self.look, self.together = conditions.look, decoder.layout.together
+        self.prompts = embedding.prompt_in(prompts) + embedding.prompt_place
+        if embedding.start_place is not None:
+            self.prompts = torch.cat([self.prompts, embedding.start_place + self.look], dim=1)
         open_gate = conditions.motion + F.pad(torch.ones_like(self.look), (0, self.look.shape[-1]))
         self.past = torch.cat([stream.past_hints(seen) + open_gate for stream in decoder.streams], dim=1)  # (B, J, 2 D)
         batch = len(seen)
@@ -196,19 +207,17 @@ class DecodingStep:
         """{frame stream: (B, tokens + 1, C)}: vectors of this step's tokens as they come; the last is NULL's."""
 
     def prompt(self) -> Tensor:
-        """Reads the prompt; hidden states (B, D) that predict token 0."""
-        x = torch.cat([self.prompts[:, :-1], self.prompts[:, -1:] + self._hints(0, 1)], dim=1)
-        return self._run(x, 0)[:, -1]
+        """Reads prompt and starts; hidden states (B, n, D) that predict the first n tokens."""
+        x = torch.cat([self.prompts[:, : -self.together], self.prompts[:, -self.together :] + self._hints(0, self.together)], dim=1)
+        return self._run(x, 0)[:, -self.together :]
 
     def read(self, tokens: Tensor, start: int, stop: int) -> Tensor:
         """Reads tokens start .. stop - 1 of the step's tokens (B, J); hidden states (B, n, D)."""
-        x = self._embedded(tokens, start, stop) + self.look
-        hinted = min(stop + 1, self.decoder.layout.tokens_per_step)  # the step's last token predicts nothing and has no hints
-        if hinted == stop + 1:
-            x = x + self._hints(start + 1, hinted)
-        elif hinted > start + 1:
-            x[:, :-1] += self._hints(start + 1, hinted)
-        return self._run(x, self.decoder.layout.prompt_tokens + start)
+        x, first = self._embedded(tokens, start, stop) + self.look, start + self.together
+        hinted = min(stop + self.together, self.decoder.layout.tokens_per_step)  # the step's last tokens predict nothing and have no hints
+        if hinted > first:
+            x[:, : hinted - first] += self._hints(first, hinted)
+        return self._run(x, self.decoder.layout.lead + start)
 
     def _run(self, x: Tensor, first: int) -> Tensor:
         new = x.shape[1]

@@ -1,9 +1,9 @@
 """From prompts and tokens to the transformer's input, a step at a time or part by part.
 
 A position holds its own token, its place, the look that the prompt asks for, and the hints: what stands around the token that it has to
-predict, as far as that is known. A step's first positions are its prompt's; the last of them predicts token 0.
+predict, as far as that is known. A step's first positions are its prompt's and its starts; the last ones of them predict its first tokens.
 
-Axes: B worlds, T steps, P prompt positions, J tokens a step, S = P + J, n tokens of a step, D width, C width of a token's vector.
+Axes: B worlds, T steps, P prompt positions, J tokens a step, S positions a step, n tokens of a step, D width, C width of a token's vector.
 """
 
 from typing import NamedTuple
@@ -46,12 +46,14 @@ class StepEmbedding(nn.Module):
         self.hint_out = nn.Linear(width, width, bias=False)
         self.place_in = nn.ParameterDict({s.name: torch.empty(s.tokens, width) for s in layout.streams})
         self.prompt_place = nn.Parameter(torch.empty(layout.prompt_tokens, width))
+        self.start_place = nn.Parameter(torch.empty(layout.together - 1, width)) if layout.together > 1 else None
         self._hint_places: dict[str, Tensor] = {}
         self.reset_parameters()
 
     @torch.no_grad()
     def reset_parameters(self) -> None:
-        for place in (self.prompt_place, *self.place_in.values()):
+        starts = [] if self.start_place is None else [self.start_place]
+        for place in (self.prompt_place, *starts, *self.place_in.values()):
             nn.init.normal_(place, std=INITIAL)
 
     def conditions(self, seen: Tensor, prompts: Tensor) -> Conditions:
@@ -66,9 +68,12 @@ class StepEmbedding(nn.Module):
         return Conditions(look[..., None, :], motion[..., None, :])
 
     def prompt(self, prompts: Tensor, seen: Tensor, conditions: Conditions) -> Tensor:
-        """Prompt positions (..., P, D) from embeddings (..., P, D_text)."""
+        """Prompt positions and starts (..., lead, D) from embeddings (..., P, D_text)."""
         x = self.prompt_in(prompts) + self.prompt_place
-        return torch.cat([x[..., :-1, :], x[..., -1:, :] + self._hints(seen, 0, 1, conditions)], dim=-2)
+        if self.start_place is not None:
+            x = torch.cat([x, self.start_place + conditions.look], dim=-2)
+        together = self.layout.together
+        return torch.cat([x[..., :-together, :], x[..., -together:, :] + self._hints(seen, 0, together, conditions)], dim=-2)
 
     def tokens(self, seen: Tensor, start: int, stop: int, conditions: Conditions) -> Tensor:
         """Positions (..., n, D) of the tokens start .. stop - 1 of the newest step."""
@@ -76,10 +81,11 @@ class StepEmbedding(nn.Module):
         places = [self.place_in[s.name][a - spans[s.name].start : b - spans[s.name].start] for s, a, b in pieces]
         tokens = [self.token_in[s.codebook](self.tables[s.codebook](seen[..., -1, a:b])) for s, a, b in pieces]
         x = torch.cat(tokens, dim=-2) + torch.cat(places) + conditions.look
-        hinted = min(stop + 1, self.layout.tokens_per_step)  # the step's last token predicts nothing and has no hints
-        if hinted == start + 1:
+        first, last = start + self.layout.together, stop + self.layout.together
+        hinted = min(last, self.layout.tokens_per_step)  # the step's last tokens predict nothing and have no hints
+        if hinted <= first:
             return x
-        return x + F.pad(self._hints(seen, start + 1, hinted, conditions), (0, 0, 0, stop + 1 - hinted))
+        return x + F.pad(self._hints(seen, first, hinted, conditions), (0, 0, 0, last - hinted))
 
     def forward(self, tokens: Tensor, prompts: Tensor, before: Tensor | None = None) -> Tensor:
         """Whole steps: tokens (B, T, J), prompts (B, T, P, D_text) -> (B, T, S, D). `before` (B, 2, J): the steps before, else NULL."""

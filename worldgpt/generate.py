@@ -21,6 +21,7 @@ from data.progress import Bar
 from data.video import VideoWriter
 from worldgpt.anchors import parse_policy
 from worldgpt.context import read_context, read_log
+from worldgpt.decoding import check_order
 from worldgpt.generate_config import GenerateConfig
 from worldgpt.overlay import draw_overlay, enlarge
 from worldgpt.pipeline import Chunk, WorldGPTPipeline
@@ -34,6 +35,8 @@ SHEET_FRAMES, SHEET_COLUMNS = 16, 4
 def generate(config: GenerateConfig) -> list[Path]:
     """Write one video a prompt (with --num-samples a grid of worlds in it); returns their paths."""
     pipeline = WorldGPTPipeline.from_pretrained(config.checkpoint)
+    if config.decode:
+        check_order(pipeline.model.layout, config.decode)
     if pipeline.model.device.type == "cpu" and len(config.prompt) * config.num_samples <= ONE_THREAD_WORLDS:
         torch.set_num_threads(1)
     context = read_context(pipeline, config.context, config.context_frames) if config.context else None

@@ -59,6 +59,9 @@ class GenerateConfig:
     reanchor: str = "none"
     """Against drift: none; every_n:20 (decode and encode again); on_drift:1.3 (the same when it is needed); real:50 (log replay: true
     frames of the drive given as --context)."""
+    decode: str = ""
+    """How many tokens come in one pass: raster, rows, rows:2, ... A checkpoint knows the one that it was trained for, which is the
+    default; another is refused."""
     window: Literal["ring", "recompute"] = "ring"
     """'recompute' reads the whole window anew for each frame: many times slower, for comparison."""
     output: str = "out.mp4"

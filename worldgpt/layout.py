@@ -2,10 +2,12 @@
 
 A step is one block of the sequence:
 
-    [prompt: P embeddings] [frame codes of each camera, raster] [telemetry tokens] [action tokens]
+    [prompt: P embeddings] [n - 1 starts] [frame codes of each camera, raster] [telemetry tokens] [action tokens]
 
-Axes: B worlds, T steps, P prompt positions, J tokens a step (all but the prompt), S = P + J positions a step.
-The token j of a step stands at position P + j and is predicted from position P + j - 1. The prompt is not predicted.
+Axes: B worlds, T steps, P prompt positions, J tokens a step (all but the prompt), n tokens predicted together, S = P + n - 1 + J
+positions a step. The token j of a step stands at position P + n - 1 + j and is predicted from position P - 1 + j. With n = 1 that is
+the position just before it: raster order. With more, the tokens k n .. k n + n - 1 come in one pass, from those of the pass before (the
+first ones from the prompt's last position and the starts), and know nothing of one another. The prompt is not predicted.
 A stream says what stands where; a codebook says which ids it uses. Id `size` of a codebook is NULL: it can be put in
 (missing, dropped, before the first step) but never comes out.
 """
@@ -76,6 +78,8 @@ class Layout:
     prompt_tokens: int
     streams: tuple[Stream, ...]
     codebooks: tuple[Codebook, ...]
+    together: int = 1
+    """n, tokens that are predicted together."""
 
     @classmethod
     def build(
@@ -103,7 +107,8 @@ class Layout:
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Layout":
         streams = tuple(Stream(**s) for s in values["streams"])
-        return cls(values["prompt_tokens"], streams, tuple(Codebook(c["name"], c["size"], tuple(c["levels"])) for c in values["codebooks"]))
+        codebooks = tuple(Codebook(c["name"], c["size"], tuple(c["levels"])) for c in values["codebooks"])
+        return cls(values["prompt_tokens"], streams, codebooks, values.get("together", 1))
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -113,8 +118,20 @@ class Layout:
         return sum(stream.tokens for stream in self.streams)
 
     @property
+    def lead(self) -> int:
+        """Positions of a step before its first token."""
+        return self.prompt_tokens + self.together - 1
+
+    @property
     def positions_per_step(self) -> int:
-        return self.prompt_tokens + self.tokens_per_step
+        return self.lead + self.tokens_per_step
+
+    @cached_property
+    def passes(self) -> np.ndarray:
+        """(S,) int64: the pass in which each position is read; with n > 1 what is read in one pass sees all of it."""
+        if self.together == 1:
+            return np.arange(self.positions_per_step)
+        return np.concatenate([np.zeros(self.lead, np.int64), 1 + np.arange(self.tokens_per_step) // self.together])
 
     @cached_property
     def spans(self) -> dict[str, slice]:
@@ -150,9 +167,9 @@ class Layout:
     def grid_positions(self) -> np.ndarray:
         """(S, 2) int64 row and column of each position of a step.
 
-        The prompt has row 0, frame codes rows from 1 (cameras side by side), channels the row below the tallest frame.
+        The prompt and the starts have row 0, frame codes rows from 1 (cameras side by side), channels the row below the tallest frame.
         """
-        positions = [(0, i) for i in range(self.prompt_tokens)]
+        positions = [(0, i) for i in range(self.lead)]
         frames = self.of_kind("frame")
         left, bottom = 0, 1 + max((s.rows for s in frames), default=0)
         for stream in frames:
@@ -166,7 +183,7 @@ class Layout:
         """(tokens, hints) int64: what stands around each token of a stream, as places in the flattened (SEEN_STEPS, J) steps.
 
         A frame code has the 3x3 codes around it one step back, itself two steps back, and those to the left and above in its own step;
-        a channel has itself one and two steps back. SEEN_STEPS * J where that lies outside the grid.
+        a channel has itself one and two steps back. SEEN_STEPS * J where that lies outside the grid, or comes no earlier than the token.
         """
         hints = _FRAME_HINTS if stream.kind == "frame" else _CHANNEL_HINTS
         places = np.full((stream.tokens, len(hints)), SEEN_STEPS * self.tokens_per_step, np.int64)
@@ -174,8 +191,10 @@ class Layout:
             row, column = divmod(token, stream.columns)
             for i, (step, down, right) in enumerate(hints):
                 r, c = row + down, column + right
-                if 0 <= r < stream.rows and 0 <= c < stream.columns:
-                    places[token, i] = step * self.tokens_per_step + self.spans[stream.name].start + r * stream.columns + c
+                start = self.spans[stream.name].start
+                place, first = start + r * stream.columns + c, (start + token) // self.together * self.together
+                if 0 <= r < stream.rows and 0 <= c < stream.columns and (step < SEEN_STEPS - 1 or place < first):
+                    places[token, i] = step * self.tokens_per_step + place
         return places
 
     def hint_count(self, kind: str) -> int:

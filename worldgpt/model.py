@@ -5,7 +5,7 @@ layer norm and SwiGLU. Added here: hints (worldgpt/embedding.py). The input at e
 be predicted, as far as it is known (one and two steps back, and beside it), and the channels of the step before: so that "stays as it
 was" and "moves as it did" need no attention at all, and an action is seen wherever it acts.
 
-Axes: B worlds, T steps, P prompt positions, J tokens a step, S = P + J, D width, V ids of a codebook, U distinct prompts.
+Axes: B worlds, T steps, P prompt positions, J tokens a step, S positions a step, D width, V ids of a codebook, U distinct prompts.
 """
 
 import hashlib
@@ -88,8 +88,8 @@ class WorldGPTBlock(nn.Module):
         self.up = nn.Linear(config.width, hidden, bias=False)
         self.down = nn.Linear(hidden, config.width, bias=False)
 
-    def forward(self, x: Tensor, by: Tensor, cache: RingCache | None = None) -> Tensor:
-        x = x + self.attention(norm(x), by, cache)
+    def forward(self, x: Tensor, by: Tensor, cache: RingCache | None = None, mask: Tensor | None = None) -> Tensor:
+        x = x + self.attention(norm(x), by, cache, mask)
         h = norm(x)
         return x + self.down(F.silu(self.gate(h)) * self.up(h))
 
@@ -100,13 +100,8 @@ class WorldGPT(SafePretrained):
     kind = "a world model checkpoint"
     trained_by = "scripts/train_worldgpt.py"
     limits: ClassVar = {
-        "size": 1 << 24,
-        "proto_bytes": 1 << 24,
-        "rows": 256,
-        "columns": 256,
-        "layers": 512,
-        "prompt_tokens": 256,
-        "counts": 1 << 40,
+        "size": 1 << 48, "proto_bytes": 1 << 24, "layers": 512, "counts": 1 << 40,
+        **dict.fromkeys(("rows", "columns", "prompt_tokens", "together"), 256),
     }
     config_class = WorldGPTConfig
     config: WorldGPTConfig
@@ -179,9 +174,10 @@ class WorldGPT(SafePretrained):
         steps = tokens.shape[1]
         x = rearrange(self.embed(tokens, prompts, before, anchors), "b t s d -> b (t s) d")
         by = self.rotation_at(torch.arange(steps, device=tokens.device)[None] if times is None else times)
+        mask = self.visible(x.shape[1], x.shape[1])
         for block in self.blocks:
             checkpointed = self.activation_checkpointing and self.training
-            x = checkpoint(block, x, by, use_reentrant=False) if checkpointed else block(x, by)
+            x = checkpoint(block, x, by, None, mask, use_reentrant=False) if checkpointed else block(x, by, None, mask)
         return rearrange(norm(x), "b (t s) d -> b t s d", t=steps)
 
     def embed(self, tokens: Tensor, prompts: Tensor, before: Tensor | None, anchors: int) -> Tensor:
@@ -198,8 +194,18 @@ class WorldGPT(SafePretrained):
         start = self.layout.prompt_tokens - 1
         return hidden[..., start : start + self.layout.tokens_per_step, :]
 
+    def visible(self, new: int, end: int) -> Tensor | None:
+        """(new, end) bool: what the last `new` of `end` positions, counted from a step's first one, see; None where the order is causal."""
+        layout = self.layout
+        if layout.together == 1:
+            return None
+        places = torch.arange(end, device=self.embedding.prompt_place.device)
+        passes = torch.as_tensor(layout.passes, device=places.device)
+        rank = places // len(passes) * len(passes) + passes[places % len(passes)]
+        return rank <= rank[end - new :, None]
+
     def logits(self, hidden: Tensor, token: int, told: Sequence[Tensor] = ()) -> Tensor:
-        """Logits (..., V) for token `token` of a step from the hidden state (..., D) at the position before it.
+        """Logits (..., V) for token `token` of a step from the hidden state (..., D) at the position that predicts it.
 
         Of a token told in parts these are the next part's, once those before it (...) are `told`.
         """
@@ -217,8 +223,9 @@ class WorldGPT(SafePretrained):
 
     def extend(self, x: Tensor, by: Tensor, cache: RingCache) -> Tensor:
         """Run n new positions (B, n, D) after the filled ones of the cache; returns their hidden states."""
+        mask = self.visible(x.shape[1], cache.filled + x.shape[1])
         for block in self.blocks:
-            x = block(x, by, cache)
+            x = block(x, by, cache, mask)
         cache.advance(x.shape[1])
         return norm(x)
 

@@ -81,9 +81,9 @@ def count_parameters(model: ModelConfig, layout: Layout, text: TextConfig) -> Pa
     for book in layout.codebooks:
         tables += sum(min(WAVES, level) for level in book.levels) * c
         tables += sum((part + 1) * c + d * c + part for part in book.parts)  # rows, out, bias
-        tables += ((d + c) * d + d * d) * (len(book.parts) - 1)  # from the first part to the second
+        tables += ((d + c) * d + d * d) * (len(book.parts) - 1)  # from each part to the next
         tables += c * d + 2 * d * c * layout.hint_count(kinds[book.name]) + (2 * d * c if kinds[book.name] != "frame" else 0)
-    places = (sum(s.tokens for s in layout.streams) + layout.prompt_tokens) * d
+    places = (sum(s.tokens for s in layout.streams) + layout.lead) * d
     return Parameters(model.layers * (4 * d * d + 3 * d * model.mlp_width), tables, places, _text_parameters(text))
 
 
@@ -119,7 +119,7 @@ def end_activation_bytes(model: ModelConfig, layout: Layout, windows: int, bf16:
         total += tokens * narrow * (c + hints * c + 5 * d)  # the token, what stands around it, the gate over that
         total += tokens * 8 * hints
         total += tokens * sum(narrow * (d + c) + 4 * part + 8 for part in ids)  # into each head, out of it, its softmax
-        total += tokens * (len(ids) - 1) * (8 + narrow * (c + (d + c) + 2 * d))  # the first part, met and refined
+        total += tokens * (len(ids) - 1) * (8 + narrow * (c + (d + c) + 2 * d))  # the parts told, met and refined
     total += steps * layout.prompt_tokens * text.width * (4 + narrow)
     return total + windows * pieces * text.width * text.layers * 16 * narrow
 

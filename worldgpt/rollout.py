@@ -1,8 +1,9 @@
-"""Worlds driven step by step: prefill once, then one token after the other on the ring cache.
+"""Worlds driven step by step: prefill once, then token after token, or n together, on the ring cache.
 
 Under guidance every world runs in several branches, all in one batch: as it is told, under its negative prompt, and without its actions.
 
-Axes: B worlds, T context steps, K steps held in the window, J tokens a step, P prompt positions, A action channels.
+Axes: B worlds, T context steps, K steps held in the window, J tokens a step, n of them predicted together, P prompt positions, A action
+channels.
 """
 
 from collections.abc import Callable, Sequence
@@ -170,23 +171,24 @@ class Rollout:
         surprise: list[Tensor] = []
         self.seen = torch.cat([self.seen[:, 1:], tokens[:, None]], dim=1)
         step = self.decoder.begin(self._given(self.seen), told, self.cache)
-        hidden, start = step.prompt(), 0
+        hidden, start, together = step.prompt(), 0, layout.together
         while start < layout.tokens_per_step:
-            if decide and start == actions.start:
-                decided = decide(tokens.clone()).to(self.device)
-                tokens[:, actions] = torch.where(decided == FREE, tokens[:, actions], decided)
-                known[actions] = (tokens[:, actions] != FREE).all(0).tolist()
-            if not known[start]:
-                drawn, nats = self._draw(hidden, start, uniforms[:, :, start])
-                free = tokens[:, start] == FREE
-                tokens[:, start] = torch.where(free, drawn, tokens[:, start])
-                if self.decoder.at[start].stream.kind == "frame":
-                    surprise.append(torch.where(free, nats, torch.nan))
-            # The token just decided goes in together with all that follow and are known in every world.
-            stop = start + 1
-            while stop < layout.tokens_per_step and known[stop]:
-                stop += 1
-            hidden = step.read(self._given(tokens), start, stop)[:, -1]
+            stop = min(start + together, layout.tokens_per_step)
+            for stream, first, last in layout.pieces(start, stop):
+                if decide and first == actions.start:
+                    decided = decide(tokens.clone()).to(self.device)
+                    tokens[:, actions] = torch.where(decided == FREE, tokens[:, actions], decided)
+                    known[actions] = (tokens[:, actions] != FREE).all(0).tolist()
+                if not all(known[first:last]):
+                    drawn, nats = self._draw(hidden[:, first - start : last - start], first, uniforms[:, :, first:last])
+                    free = tokens[:, first:last] == FREE
+                    tokens[:, first:last] = torch.where(free, drawn, tokens[:, first:last])
+                    if stream.kind == "frame":
+                        surprise.append(torch.where(free, nats, torch.nan))
+            # The tokens just decided go in together with all that follow and are known in every world.
+            while stop < layout.tokens_per_step and all(known[stop : stop + together]):
+                stop = min(stop + together, layout.tokens_per_step)
+            hidden = step.read(self._given(tokens), start, stop)[:, -together:]
             start = stop
         self._remember(tokens, told, surprise)
         return tokens
@@ -194,7 +196,7 @@ class Rollout:
     def _remember(self, tokens: Tensor, told: Tensor, surprise: list[Tensor]) -> None:
         self.seen[:, -1] = tokens
         self.steps += 1
-        self.surprise = torch.stack(surprise).nanmean(0) if surprise else torch.full_like(self.surprise, torch.nan)
+        self.surprise = torch.cat(surprise, dim=1).nanmean(1) if surprise else torch.full_like(self.surprise, torch.nan)
         self._tokens = torch.cat([self._tokens, tokens[:, None]], dim=1)[:, -self.room - PAST_STEPS :]
         self._prompts = [*self._prompts, told][-self.room :]
 
@@ -250,25 +252,31 @@ class Rollout:
         return rearrange(numbers, "b (parts j) -> b parts j", parts=parts).to(self.device)
 
     def _draw(self, hidden: Tensor, token: int, uniforms: Tensor) -> tuple[Tensor, Tensor]:
-        """(B,) ids drawn for a token from hidden states (branches * B, D) and uniforms (B, parts), and their nats."""
-        stream, told = self.decoder.at[token], []
-        sampling = self.config.sampling.of(stream.stream)
-        nats = torch.zeros(len(uniforms), dtype=torch.float64, device=self.device)
+        """(B, m) ids drawn for m tokens of one stream, `token` the first, and their nats; from hidden states (branches * B, m, D) and
+        uniforms (B, parts, m)."""
+        stream, told, count = self.decoder.at[token], [], hidden.shape[1]
+        sampling, rows = self.config.sampling.of(stream.stream), hidden.flatten(0, 1)
+        nats = torch.zeros(len(uniforms) * count, dtype=torch.float64, device=self.device)
         for part in range(len(stream.table.parts)):
-            logits = self._guided(self.decoder.logits(hidden, token, [ids.repeat(len(self.branches)) for ids in told]), token)
-            drawn, surprise = draw_with_nats(logits, uniforms[:, part], sampling)
+            logits = self._guided(self.decoder.logits(rows, token, [ids.repeat(len(self.branches)) for ids in told]), token, count)
+            drawn, surprise = draw_with_nats(logits, uniforms[:, part].flatten(), sampling)
             told.append(drawn)
             nats = nats + surprise
-        return stream.table.table.join(told), nats
+        return stream.table.table.join(told).view(-1, count), nats.view(-1, count)
 
-    def _guided(self, logits: Tensor, token: int) -> Tensor:
-        """Logits (branches * B, V) of a token -> (B, V)."""
+    def _guided(self, logits: Tensor, token: int, count: int) -> Tensor:
+        """Logits (branches * B * count, V) of tokens of one stream, `token` the first -> (B * count, V)."""
         told, *others = logits.chunk(len(self.branches))
-        return guided_logits(told, *((part, self._scale(branch, token)) for part, branch in zip(others, self.branches[1:], strict=True)))
+        scales = [self._scale(branch, token, count) for branch in self.branches[1:]]
+        return guided_logits(told, *zip(others, scales, strict=True))
 
-    def _scale(self, branch: Branch, token: int) -> float:
-        stream, span = self.decoder.at[token].stream, self.decoder.at[token].span
+    def _scale(self, branch: Branch, token: int, count: int) -> float | Tensor:
+        """One scale for all, or where it falls within the frame and tokens come together (B * count, 1)."""
+        stream, span, schedule = self.decoder.at[token].stream, self.decoder.at[token].span, self.guidance[branch]
         if branch == "undriven" and stream.kind == "action":
             return 1.0
-        place = (token - span.start) / max(1, stream.tokens - 1) if stream.kind == "frame" else 0.0
-        return self.guidance[branch].at(self.steps, place)
+        places = [(token + i - span.start) / max(1, stream.tokens - 1) if stream.kind == "frame" else 0.0 for i in range(count)]
+        scales = [schedule.at(self.steps, place) for place in places]
+        if len(set(scales)) == 1:
+            return scales[0]
+        return torch.tensor(scales * len(self.worlds), device=self.device)[:, None]

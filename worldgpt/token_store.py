@@ -1,6 +1,6 @@
 """Encoded drives on disk: what the world model trains on, with no picture in sight.
 
-A folder holds, a split: `<split>.codes.npy` (N, C) uint16 or int32, all cameras' codes a step, and `<split>.channels.npy`
+A folder holds, a split: `<split>.codes.npy` (N, C) uint16, int32 or int64, all cameras' codes a step, and `<split>.channels.npy`
 (N, M + A) float32 in physical units; and `tokens.json`, the sidecar: grids, codebook, hashes, channels, drives, captions.
 Windows never cross drives.
 """
@@ -171,7 +171,7 @@ class _Encoder:
         self.tokenizer = tokenizer.to(device).eval() if tokenizer is not None else None
 
     def encode(self, records: Sequence[Any], bar: Bar) -> Iterator[np.ndarray]:
-        """(T, C) int32 of each drive: all cameras' codes a step."""
+        """(T, C) int64 of each drive: all cameras' codes a step."""
         # Decided once: of two drives of equal content the second must not become a kept one on the way.
         kept = {record.drive_id for record in records if self.tokenizer is not None and self._path(record).exists()}
         missing = [record for record in records if record.drive_id not in kept]
@@ -221,7 +221,8 @@ def _encode_splits(store: Any, tokenizer: Any, tokenizer_hash: str, folder: Path
                 codes.append(drive_codes)
                 channels.append(_channels(store.read(record.drive_id, frames=False)))
         whole = np.concatenate(codes)
-        np.save(folder / f"{split}.codes.npy", whole.astype(np.uint16 if whole.max() < 2**16 else np.int32))
+        narrowest = next(kind for kind in (np.uint16, np.int32, np.int64) if whole.max() <= np.iinfo(kind).max)
+        np.save(folder / f"{split}.codes.npy", whole.astype(narrowest))
         np.save(folder / f"{split}.channels.npy", np.concatenate(channels).astype(np.float32))
     return TokenStoreInfo(
         grids, codebook_size, levels, tokenizer_hash, store.hash, size, manifest.fps, manifest.telemetry, manifest.actions, tuple(drives)
@@ -235,7 +236,7 @@ def _channels(episode: Episode) -> np.ndarray:
 
 
 def _codes(episode: Episode, cameras: Iterable[str], tokenizer: Any, device: torch.device, batch_size: int) -> np.ndarray:
-    """(T, C) int32, all cameras' codes a step."""
+    """(T, C) int64, all cameras' codes a step."""
     if tokenizer is None:
         codes = [episode.codes[camera] for camera in cameras]
     else:
@@ -245,9 +246,9 @@ def _codes(episode: Episode, cameras: Iterable[str], tokenizer: Any, device: tor
 
 @torch.no_grad()
 def encode_frames(tokenizer: Any, frames: np.ndarray, device: torch.device, batch_size: int = 64) -> np.ndarray:
-    """frames (T, H, W, 3) uint8 -> codes (T, h, w) int32, in float32 arithmetic, so that codes do not depend on the batch."""
+    """frames (T, H, W, 3) uint8 -> codes (T, h, w) int64, in float32 arithmetic, so that codes do not depend on the batch."""
     batches = (np.ascontiguousarray(frames[i : i + batch_size]) for i in range(0, len(frames), batch_size))
-    return torch.cat([tokenizer.encode(torch.from_numpy(batch).to(device)) for batch in batches]).cpu().numpy().astype(np.int32)
+    return torch.cat([tokenizer.encode(torch.from_numpy(batch).to(device)) for batch in batches]).cpu().numpy().astype(np.int64)
 
 
 def _info_from_dict(values: dict[str, Any]) -> TokenStoreInfo:

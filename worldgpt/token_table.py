@@ -1,14 +1,15 @@
 """A codebook as the model knows it: one vector an id, used for what comes in and for what goes out alike.
 
 Sharing the vectors (Press & Wolf 2017) lets the model learn "the same as there" for all ids at once instead of id by id.
-An id of a very large codebook is told in two parts, the second once the first is known: two small softmaxes in the place of an
-impossible one.
+An id of a very large codebook is told in parts, each once those before it are known: small softmaxes in the place of an impossible
+one.
 Axes: V ids, NULL not counted; C width of a vector, D width of the model, K shared features.
 """
 
 from collections.abc import Sequence
+from functools import reduce
 from math import prod
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import Tensor, nn
@@ -105,41 +106,52 @@ class TokenTable(nn.Module):
 
 
 class SplitTable(nn.Module):
-    """The same for ids told in two parts: id = first + V1 * second. A vector is the sum of its parts' vectors."""
+    """The same for ids told in parts, numbers in mixed radix, the fastest part first. A vector is the sum of its parts' vectors."""
 
-    def __init__(self, code_width: int, width: int, levels: tuple[tuple[int, ...], tuple[int, ...]]) -> None:
+    def __init__(self, code_width: int, width: int, levels: tuple[tuple[int, ...], ...]) -> None:
         super().__init__()
-        self.first, self.second = (TokenTable(prod(part), code_width, width, part) for part in levels)
-        self.size = self.first.size * self.second.size
-        self.meet = nn.Linear(width + code_width, width, bias=False)
-        self.refine = nn.Linear(width, width, bias=False)
+        self.parts = nn.ModuleList(TokenTable(prod(part), code_width, width, part) for part in levels)
+        self.size = prod(self.sizes)
+        self.meet = nn.ModuleList(nn.Linear(width + code_width, width, bias=False) for _ in levels[1:])
+        self.refine = nn.ModuleList(nn.Linear(width, width, bias=False) for _ in levels[1:])
 
     def forward(self, ids: Tensor) -> Tensor:
         """(...) -> (..., C)."""
-        first, second = self.split(ids)
-        return self.first(first) + self.second(second)
+        return self._sum(self.split(ids))
+
+    def _sum(self, parts: Sequence[Tensor]) -> Tensor:
+        """(...) ids of the first parts -> (..., C)."""
+        return reduce(torch.add, [table(ids) for table, ids in zip(self.parts, parts, strict=False)])
 
     def logits(self, hidden: Tensor, told: Sequence[Tensor] = ()) -> Tensor:
-        """Hidden states (..., D) -> logits of the first part (..., V1), or, with the first part (...) `told`, of the second (..., V2)."""
-        if not told:
-            return self.first.logits(hidden)
-        met = self.meet(torch.cat([hidden, self.first(told[0])], dim=-1))
-        return self.second.logits(hidden + self.refine(F.silu(met)))
+        """Hidden states (..., D) -> logits (..., V) of the next part, once those before it (...) are `told`."""
+        if told:
+            met = self.meet[len(told) - 1](torch.cat([hidden, self._sum(told)], dim=-1))
+            hidden = hidden + self.refine[len(told) - 1](F.silu(met))
+        return cast(TokenTable, self.parts[len(told)]).logits(hidden)
 
     def split(self, ids: Tensor) -> list[Tensor]:
-        """First and second part; those of NULL are each part's NULL."""
-        return [torch.where(ids == self.size, self.first.size, ids % self.first.size), ids // self.first.size]
+        """An id's parts; those of NULL are each part's NULL."""
+        parts, rest = [], ids
+        for size in self.sizes:
+            parts.append(torch.where(ids == self.size, size, rest % size))
+            rest = rest // size
+        return parts
 
     def join(self, parts: Sequence[Tensor]) -> Tensor:
-        first, second = parts
-        return first + self.first.size * second
+        """The id that has these parts."""
+        ids, faster = torch.zeros_like(parts[0]), 1
+        for part, size in zip(parts, self.sizes, strict=True):
+            ids, faster = ids + faster * part, faster * size
+        return ids
 
     @property
     def sizes(self) -> tuple[int, ...]:
-        return self.first.size, self.second.size
+        """Number of ids of each part."""
+        return tuple(cast(TokenTable, part).size for part in self.parts)
 
 
 def token_table(size: int, code_width: int, width: int, levels: tuple[int, ...] = ()) -> TokenTable | SplitTable:
     """The table that a codebook of this size needs."""
     parts = code_parts(levels) if levels else ()
-    return SplitTable(code_width, width, (parts[0], parts[1])) if len(parts) == 2 else TokenTable(size, code_width, width, levels)
+    return SplitTable(code_width, width, parts) if len(parts) > 1 else TokenTable(size, code_width, width, levels)

@@ -21,6 +21,7 @@ from tokenizer.parallel import processes, shards
 from tokenizer.run_record import check_identity
 from worldgpt.baselines import fit_baselines
 from worldgpt.config import WorldTrainConfig
+from worldgpt.decoding import decoded
 from worldgpt.evaluate.teacher_forcing import baseline_figures, batch_nats, teacher_forcing
 from worldgpt.layout import Layout
 from worldgpt.loss import total_loss
@@ -115,7 +116,7 @@ def build_model(config: WorldTrainConfig, mixture: Mixture, source: WorldGPT | N
     text, proto = fitted or fit_text_encoder(captions, config.text)
     words = WordCounts.of(captions, source.caption_words if source is not None else None)
     channels, codes = (mixture.telemetry, mixture.actions), (mixture.codebook_size, mixture.codebook_levels)
-    layout = Layout.build(mixture.grids, codes[0], *channels, text.prompt_tokens, codes[1])
+    layout = decoded(Layout.build(mixture.grids, codes[0], *channels, text.prompt_tokens, codes[1]), config.finetune_decode)
     model_config = WorldGPTConfig(
         model=asdict(config.model),
         layout=layout.to_dict(),

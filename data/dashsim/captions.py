@@ -59,6 +59,7 @@ DOING_WORDS: dict[str, tuple[str, ...]] = {
     "change_left": ("changing lanes to the left", "moving to the left lane", "changing to the left"),
     "change_right": ("changing lanes to the right", "moving to the right lane", "changing to the right"),
     "circle": ("going round the roundabout", "in the roundabout", "circling the roundabout"),
+    "off_road": ("off the road", "on the grass", "driving on the verge", "beside the road"),
     "stop": ("standing still", "stopped", "waiting"),
     "brake": ("braking", "slowing down", "braking"),
     "accelerate": ("accelerating", "speeding up", "accelerating"),
@@ -105,6 +106,7 @@ def doing_at_each_step(road: Road, speed_mps: np.ndarray, truth: dict[str, np.nd
     tight = np.abs(_smooth(truth["curvature_inv_m"], fps)) > 1 / 60
     conditions = {
         "stop": speed_mps < 0.3,
+        "off_road": truth["off_road"] > 0,
         "change_left": truth["lane_change"] > 0,
         "change_right": truth["lane_change"] < 0,
         "circle": (truth["in_junction"] > 0) & (road == "roundabout") & (yaw_rate > 0.1),

@@ -58,6 +58,9 @@ class DashsimConfig:
     events: float = 0.3
     """Share of the drives, in every split, in which something is staged and told in a caption of its own: a car cuts in, traffic ahead
     brakes hard, the ego car changes lanes, turns at a junction or leaves at an exit. Drives of less than 10 s hold no event."""
+    strays: float = 0.2
+    """Share of the train drives without an event in which the driver leaves the road now and then and comes back, so that a world
+    model knows the way back. Drives of the other splits stay on their roads."""
     noise: float = 1.0
     """How much the driver wobbles, nudges and brakes without reason; 0: a perfect driver."""
 
@@ -70,8 +73,9 @@ class DashsimConfig:
                 raise UserError(f"dashsim: {name} expected at least 0, got {getattr(self, name)}")
         if not 0 < self.fps <= 60:
             raise UserError(f"dashsim: fps expected above 0 and up to 60, got {self.fps}")
-        if not 0 <= self.events <= 1:
-            raise UserError(f"dashsim: events expected a share from 0 to 1, got {self.events}")
+        for name in ("events", "strays"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise UserError(f"dashsim: {name} expected a share from 0 to 1, got {getattr(self, name)}")
         if self.noise < 0:
             raise UserError(f"dashsim: noise expected at least 0, got {self.noise}")
         known = {"roads": ROADS, "weathers": WEATHERS, "times": TIMES_OF_DAY, "traffic": TRAFFICS}

@@ -19,7 +19,9 @@ MAX_SIDEWAYS_MPS2 = 7.0
 MAX_ACCELERATION_MPS2 = 4.0
 MAX_BRAKING_MPS2 = 6.0
 
-Kind = Literal["keep", "aside", "weave", "nudge", "brake", "slow", "hurry", "stop"]
+Kind = Literal["keep", "aside", "weave", "nudge", "brake", "slow", "hurry", "stop", "stray"]
+STRAY_M = (0.5, 4.0)
+"""How far beyond the road's edge a driver who strays aims."""
 
 
 class EgoCar(OnStreets, Vehicle):
@@ -69,7 +71,7 @@ class Manoeuvre:
     kind: Kind
     until_s: float
     amount: float = 0.0
-    """Metres aside or of weaving, sideways m/s² of a nudge, m/s² of braking, or a factor on the wished speed."""
+    """Metres aside, astray or of weaving, sideways m/s² of a nudge, m/s² of braking, or a factor on the wished speed."""
     period_s: float = 4.0
 
 
@@ -87,6 +89,9 @@ class Wobble:
 
 class Driver:
     """Chooses steering and acceleration of the ego car, step by step."""
+
+    strays: bool = False
+    """Leaves the road now and then where the ground beside it is open, and comes back."""
 
     def __init__(self, car: EgoCar, style: Style, junction_edges: frozenset[Edge], rng: np.random.Generator) -> None:
         self.car, self.style, self.junction_edges, self.rng = car, style, junction_edges, rng
@@ -114,6 +119,9 @@ class Driver:
 
     def _next_manoeuvre(self) -> Manoeuvre:
         rng, now = self.rng, self.time_s
+        if self.strays and self.manoeuvre.kind == "keep" and not self._near_junction() and (sides := self._open_sides()):
+            side = float(rng.choice(sides))
+            return Manoeuvre("stray", now + rng.uniform(3, 6), side * (self.car.lane.width / 2 + rng.uniform(*STRAY_M)))
         if self.manoeuvre.kind != "keep" or rng.random() > self.style.restlessness or self._near_junction():
             return Manoeuvre("keep", now + rng.uniform(1.5, 5.0), amount=float(np.clip(rng.normal(0, 0.15), -0.4, 0.4)))
         side = float(rng.choice([-1.0, 1.0]))
@@ -151,6 +159,18 @@ class Driver:
         other = lane - side
         return (start, end, other) if 0 <= other < len(lanes) and not lanes[other].forbidden else None
 
+    def _open_sides(self) -> list[float]:
+        """The sides (1 left, -1 right) on which no road runs beside its lane, here or a little ahead."""
+        return [side for side in (1.0, -1.0) if self._beside(int(side)) is None and self._is_open(side)]
+
+    def _is_open(self, side: float) -> bool:
+        lane, network = self.car.lane, self.car.road.network
+        aside = side * (lane.width / 2 + STRAY_M[1])
+        places = [lane.position(min(self.car.station_m + ahead, lane.length), aside) for ahead in (0.0, 20.0, 40.0, 60.0, 80.0)]
+        return self.car.lane_index == self.car.target_lane_index and not any(
+            network.lane(index).on_lane(place, margin=STRAY_M[1] - 1) for index in network.lanes() for place in places
+        )
+
     def _is_free(self, index: tuple[str, str, int]) -> bool:
         """Whether changing to a lane now would leave room ahead and behind; a car that has to get in makes do with less."""
         car = self.car
@@ -166,7 +186,7 @@ class Driver:
     def _consider_lanes(self) -> None:
         """Change lanes where the lane ends, where the car ahead is slow, or for the sake of it."""
         car = self.car
-        if self.change or self.manoeuvre.kind in ("nudge", "stop") or car.lane_index != car.target_lane_index:
+        if self.change or self.manoeuvre.kind in ("nudge", "stop", "stray") or car.lane_index != car.target_lane_index:
             return
         if car.room_to_lane_end() < math.inf:
             self._try_change(1)
@@ -195,7 +215,7 @@ class Driver:
         now = self.manoeuvre
         if now.kind == "weave":
             return now.amount * math.sin(2 * math.pi * (now.until_s - self.time_s) / now.period_s)
-        return now.amount if now.kind in ("keep", "aside") else 0.0
+        return now.amount if now.kind in ("keep", "aside", "stray") else 0.0
 
     def _move_aim(self, dt: float) -> None:
         """Let the aimed place across the lane follow the goal like a critically damped spring, as hands turn a wheel."""

@@ -74,12 +74,20 @@ class Recording:
 
 
 def simulate(
-    road: Road, traffic: Traffic, steps: int, seed: int, fps: float = 10.0, noise: float = 1.0, event: Event | None = None
+    road: Road,
+    traffic: Traffic,
+    steps: int,
+    seed: int,
+    fps: float = 10.0,
+    noise: float = 1.0,
+    event: Event | None = None,
+    strays: bool = False,
 ) -> Recording:
     """Drive `steps` steps, fewer where the car crashes. The same arguments give the same recording, bit for bit.
 
     An `event` is staged again and again, with another road and other drivers, until it happens in a drive without a crash. In the
-    rare case that it never does, a warning says so and the drive is the ordinary one of that seed.
+    rare case that it never does, a warning says so and the drive is the ordinary one of that seed. A driver who `strays` leaves the
+    road now and then and comes back.
     """
     for attempt in range(ATTEMPTS if event else 0):
         rng = np.random.default_rng([seed, EVENTS.index(event), attempt])
@@ -88,12 +96,22 @@ def simulate(
             return recording
     if event:
         warnings.warn(f"dashsim: {event} did not come about on {road} in {steps} steps with seed {seed}: an ordinary drive", stacklevel=2)
-    return _Simulation(road, traffic, steps, np.random.default_rng(seed), 1.0 / fps, noise, Stage()).run(steps, map_seed=seed % 2**31)
+    return _Simulation(road, traffic, steps, np.random.default_rng(seed), 1.0 / fps, noise, Stage(), strays).run(
+        steps, map_seed=seed % 2**31
+    )
 
 
 class _Simulation:
     def __init__(
-        self, road: Road, traffic: Traffic, steps: int, rng: np.random.Generator, dt: float, noise: float, stage: Stage
+        self,
+        road: Road,
+        traffic: Traffic,
+        steps: int,
+        rng: np.random.Generator,
+        dt: float,
+        noise: float,
+        stage: Stage,
+        strays: bool = False,
     ) -> None:
         self.dt, self.stage = dt, stage
         road_rng, car_rng, driver_rng, start_rng = rng.spawn(4)
@@ -109,6 +127,7 @@ class _Simulation:
         self.cars.populate(self.ego)
         self.right_of_way = RightOfWay(self.road)
         self.driver = stage.driver(self.ego, style, self.plan.junction_edges, driver_rng)
+        self.driver.strays = strays
         self.yaw_rate = self.ego.speed * self.ego.lane.curvature_at(self.ego.station_m)
 
     def _place(self, rng: np.random.Generator, noise: float) -> EgoCar:

@@ -42,6 +42,8 @@ class DrivePlan:
     seed: int
     event: Event | None = None
     """What is to be staged."""
+    strays: bool = False
+    """Whether the driver leaves the road now and then."""
 
 
 def drives(config: DashsimConfig) -> Iterator[Drive]:
@@ -71,7 +73,9 @@ def plan_drive(config: DashsimConfig, split: Split, number: int) -> DrivePlan:
         conditions=Conditions(weather, time_of_day),
         seed=int(rng.integers(2**62)),
     )
-    return _with_event(config, plan, np.random.default_rng([config.seed, SPLITS.index(split), 2, number]))
+    plan = _with_event(config, plan, np.random.default_rng([config.seed, SPLITS.index(split), 2, number]))
+    strays = np.random.default_rng([config.seed, SPLITS.index(split), 3, number]).random() < config.strays
+    return replace(plan, strays=bool(strays and split == "train" and plan.event is None))
 
 
 def _with_event(config: DashsimConfig, plan: DrivePlan, rng: np.random.Generator) -> DrivePlan:
@@ -146,10 +150,8 @@ def _prepare(config: DashsimConfig, plan: DrivePlan) -> "tuple[Recording, Render
     from data.dashsim.renderer import Renderer
     from data.dashsim.simulation import simulate
 
-    recording = simulate(plan.road, plan.traffic, plan.steps, plan.seed, config.fps, config.noise, plan.event)
+    recording = simulate(plan.road, plan.traffic, plan.steps, plan.seed, config.fps, config.noise, plan.event, plan.strays)
     return recording, Renderer(recording.road_map, plan.conditions, config.camera, seed=plan.seed % 2**31)
 
 
-SOURCE = Source(
-    DashsimConfig, drives, frames_a_second=40, license="Apache-2.0", counts=("episodes", "val_episodes", "heldout_episodes")
-)
+SOURCE = Source(DashsimConfig, drives, frames_a_second=40, license="Apache-2.0", counts=("episodes", "val_episodes", "heldout_episodes"))

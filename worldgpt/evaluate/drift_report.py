@@ -61,8 +61,8 @@ def write_drift_report(
     write_json(output / "report.json", report)
     save_png(curve_page(_panels(curves), len(starts.tokens[0]) / fps), output / "curves.png")
     rows = {"true": starts.frames[:SHOWN], **{name: m.frames[:SHOWN] for name, m in measured.items() if name != OTHER}}
-    _write_video(output / "rollouts.mp4", rows, fps)
-    save_png(_sheet(rows), output / "rollouts.png")
+    write_side_by_side(output / "rollouts.mp4", rows, fps)
+    save_png(sheet(rows), output / "rollouts.png")
     print(summary(report))
 
 
@@ -146,7 +146,7 @@ def _smooth(line: np.ndarray, steps: int = 10) -> np.ndarray:
     return np.convolve(line, kernel, "same") / np.convolve(np.ones(len(line)), kernel, "same")
 
 
-def _write_video(path: Path, rows: Mapping[str, np.ndarray], fps: float) -> None:
+def write_side_by_side(path: Path, rows: Mapping[str, np.ndarray], fps: float) -> None:
     """A column a way of driving, a row a start."""
     length = len(next(iter(rows.values()))[0])
     with VideoWriter(path, fps=fps, size=_picture(rows, 0).shape[:2]) as video:
@@ -164,7 +164,7 @@ def _label(text: str, width: int) -> np.ndarray:
     return strip
 
 
-def _sheet(rows: Mapping[str, np.ndarray]) -> np.ndarray:
+def sheet(rows: Mapping[str, np.ndarray]) -> np.ndarray:
     """A row a way of driving, the first start's frames spread over the horizon."""
     chosen = np.linspace(0, len(next(iter(rows.values()))[0]) - 1, _SHEET_COLUMNS).round().astype(int)
     lines = []

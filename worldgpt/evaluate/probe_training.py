@@ -22,12 +22,26 @@ from tokenizer.model import FrameTokenizer
 from tokenizer.muon import Muon
 from tokenizer.report import reconstruct
 from worldgpt.evaluate.broken_frames import break_frames, kinds_with
-from worldgpt.evaluate.probes import CHUNK, CLIP, LOOKS, MIRRORED, ProbeConfig, Probes, ProbeSettings, check_folder
+from worldgpt.evaluate.probes import (
+    CHUNK,
+    CLIP,
+    EVENT,
+    LOOKS,
+    MIRRORED,
+    NO_EVENT,
+    ProbeConfig,
+    Probes,
+    ProbeSettings,
+    check_folder,
+    mirrored_order,
+)
 
 _MOTION, _ROAD, _CALIBRATE, _MEASURE = range(4)
 """Keep the draws of the two trainings and of the two held-out halves apart under one seed."""
 LOOK_WEIGHT = 0.5
 """Of the looks' cross-entropies beside the numbers' squared errors."""
+EVENT_SHARE = 0.25
+"""Share of the clips trained on that show an event, where there are events at all: they are rare, and nothing would be learned of them."""
 OTHERS = 8
 """Unrelated frames that a batch of broken ones is blended with."""
 GRADIENT_CLIP = 1.0
@@ -47,6 +61,16 @@ class Steps:
     """(N,) int: which drive."""
     rows: np.ndarray
     """Steps that have the two frames before them that a clip needs."""
+    eventful: np.ndarray
+    """Those of `rows` at which an event is under way."""
+
+    def draw(self, rng: np.random.Generator, count: int) -> np.ndarray:
+        """`count` of `rows`: evenly, but for the share that shows events."""
+        rows = rng.choice(self.rows, count)
+        if len(self.eventful):
+            chosen = rng.random(count) < EVENT_SHARE
+            rows[chosen] = rng.choice(self.eventful, int(chosen.sum()))
+        return rows
 
     def clips(self, rows: np.ndarray) -> np.ndarray:  # (B,) -> (B, 3, H, W, 3)
         return np.stack([self.frames[row - CLIP + 1 : row + 1] for row in rows])
@@ -63,14 +87,20 @@ def read_steps(store: EpisodeStore, split: str, numbers: list[str], look_names: 
         found.append(np.stack([known.get(name, np.full(drive.steps, np.nan)) for name in numbers], axis=1).astype(np.float32))
         for name, names in look_names.items():
             label = episode.labels.get(name)
-            looks[name].append(np.full(drive.steps, names.index(label) if label in names else -1))
+            number = np.full(drive.steps, names.index(label) if label in names else -1)
+            if name == EVENT and EVENT in episode.truth:
+                number = np.where(episode.truth[EVENT] > 0, number, names.index(NO_EVENT))
+            looks[name].append(number)
     index = store.frame_index(split)
     rows = [np.arange(first + CLIP - 1, last) for _, first, last in index]
     drives = [np.full(last - first, k) for k, (_, first, last) in enumerate(index)]
     if not sum(map(len, rows)):
         raise UserError(f"{store.path}: expected drives of at least {CLIP} steps in split {split!r}, got none")
-    labels = tuple(np.concatenate(parts) for parts in looks.values())
-    return Steps(store.frame_array(split), np.concatenate(found), labels, np.concatenate(drives), np.concatenate(rows))
+    labels = {name: np.concatenate(parts) for name, parts in looks.items()}
+    there = np.concatenate(rows)
+    quiet = look_names[EVENT].index(NO_EVENT) if EVENT in labels else -1
+    eventful = there[(labels[EVENT][there] >= 0) & (labels[EVENT][there] != quiet)] if EVENT in labels else there[:0]
+    return Steps(store.frame_array(split), np.concatenate(found), tuple(labels.values()), np.concatenate(drives), there, eventful)
 
 
 def train_probes(config: ProbeConfig, store: EpisodeStore, output: Path, tokenizer: FrameTokenizer | None = None) -> Probes:
@@ -103,7 +133,7 @@ def motion_loss(probes: Probes, steps: Steps, step: int, tokenizer: FrameTokeniz
     """Squared errors of the standardised numbers that are known, and cross-entropies of the looks, of batch `step`."""
     config = probes.settings.config
     rng = keyed_rng(config.seed, _MOTION, step)
-    rows = rng.choice(steps.rows, config.batch_size)
+    rows = steps.draw(rng, config.batch_size)
     frames = steps.clips(rows)  # (B, 3, H, W, 3)
     if tokenizer is not None:
         there = rng.random(len(rows)) < config.reconstructed
@@ -115,8 +145,9 @@ def motion_loss(probes: Probes, steps: Steps, step: int, tokenizer: FrameTokeniz
     known = numbers.isfinite()
     errors = torch.where(known, read - numbers.nan_to_num(), 0.0).square().sum(0) / known.sum(0).clamp(min=1)
     loss = errors.sum()
-    for logit, labels in zip(logits, steps.looks, strict=True):
-        target = torch.from_numpy(labels[rows]).to(probes.device)
+    for logit, labels, names in zip(logits, steps.looks, probes.look_names.values(), strict=True):
+        order = np.array([*mirrored_order(names), -1])  # the last for labels that are none of the names
+        target = torch.from_numpy(np.where(turned.numpy(), order[labels[rows]], labels[rows])).to(probes.device)
         if (target >= 0).any():
             loss = loss + LOOK_WEIGHT * F.cross_entropy(logit, target, ignore_index=-1)
     return loss
@@ -189,7 +220,8 @@ def broken_scores(
 
 
 def measure_floor(probes: Probes, steps: Steps, tokenizer: FrameTokenizer | None = None) -> dict[str, Any]:
-    """{"numbers": {name: {r2, mae, spread, steps}}, "looks": {name: {accuracy, largest_share, steps}}, "road": ...} on held-out steps.
+    """{"numbers": {name: {r2, slope, mae, spread, steps}}, "looks": {name: {accuracy, by_name, largest_share, steps}}, "road": ...} on
+    held-out steps; slope is that of what is read on what is true.
 
     A figure without data is None. `reconstructed` holds numbers and looks read after the frames went through the tokenizer, if given.
     """
@@ -208,7 +240,7 @@ def _figures(probes: Probes, steps: Steps, tokenizer: FrameTokenizer | None) -> 
     looks = [np.concatenate([part[1][k] for part in parts]).argmax(1) for k in range(len(steps.looks))]
     return {
         "numbers": {name: _number_figures(steps.numbers[rows, k], numbers[:, k]) for k, name in enumerate(probes.settings.means)},
-        "looks": {name: _look_figures(steps.looks[k][rows], looks[k]) for k, name in enumerate(probes.look_names)},
+        "looks": {look: _look_figures(steps.looks[k][rows], looks[k], names) for k, (look, names) in enumerate(probes.look_names.items())},
     }
 
 
@@ -216,18 +248,20 @@ def _number_figures(true: np.ndarray, read: np.ndarray) -> dict[str, float | int
     known = np.isfinite(true)
     true, read = true[known].astype(np.float64), read[known]
     if len(true) == 0:
-        return {"r2": None, "mae": None, "spread": None, "steps": 0}
+        return {"r2": None, "slope": None, "mae": None, "spread": None, "steps": 0}
     spread = float(true.std())
     r2 = 1 - float(np.square(true - read).mean()) / spread**2 if spread > 0 else None
-    return {"r2": r2, "mae": float(np.abs(true - read).mean()), "spread": spread, "steps": len(true)}
+    slope = float(((true - true.mean()) * (read - read.mean())).mean() / spread**2) if spread > 0 else None
+    return {"r2": r2, "slope": slope, "mae": float(np.abs(true - read).mean()), "spread": spread, "steps": len(true)}
 
 
-def _look_figures(true: np.ndarray, read: np.ndarray) -> dict[str, float | int | None]:
+def _look_figures(true: np.ndarray, read: np.ndarray, names: list[str]) -> dict[str, Any]:
     known = true >= 0
     if not known.any():
-        return {"accuracy": None, "largest_share": None, "steps": 0}
+        return {"accuracy": None, "by_name": {}, "largest_share": None, "steps": 0}
     largest = np.bincount(true[known]).max() / known.sum()
-    return {"accuracy": float((true == read)[known].mean()), "largest_share": float(largest), "steps": int(known.sum())}
+    by_name = {name: float((read == k)[true == k].mean()) for k, name in enumerate(names) if (true == k).any()}
+    return {"accuracy": float((true == read)[known].mean()), "by_name": by_name, "largest_share": float(largest), "steps": int(known.sum())}
 
 
 def _road_floor(probes: Probes, steps: Steps, tokenizer: FrameTokenizer | None) -> dict[str, Any]:
@@ -283,7 +317,9 @@ def _settings(config: ProbeConfig, store: EpisodeStore) -> ProbeSettings:
     known = {channel.name for channel in signals.telemetry} | set(signals.truth)
     numbers = [name for name in MIRRORED if name in known]
     looks = {look: sorted({drive.labels[look] for drive in store.drives("train") if look in drive.labels}) for look in LOOKS}
-    looks = {look: names for look, names in looks.items() if names}
+    if looks[EVENT]:  # which steps show it is told by the truth alone
+        looks[EVENT] = sorted({*looks[EVENT], NO_EVENT}) if EVENT in signals.truth else []
+    looks = {look: names for look, names in looks.items() if len(names) > (look == EVENT)}
     if not (numbers or looks) or not signals.frame_sizes:
         raise UserError(f"{store.path}: expected frames and some of {', '.join((*MIRRORED, *LOOKS))} to learn to read, got none")
     size = next(iter(signals.frame_sizes.values()))

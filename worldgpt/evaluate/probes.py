@@ -26,8 +26,10 @@ CLIP = 3
 """Frames that a reading of motion needs: those of its step and of the two before."""
 MIRRORED = {"yaw_rate_rps": -1.0, "speed_mps": 1.0, "lateral_offset_m": -1.0, "heading_error_rad": -1.0}
 """{number: what mirroring a drive multiplies it by}."""
-LOOKS = ("weather", "time_of_day")
-"""Labels that are read back."""
+EVENT, NO_EVENT = "event", "none"
+"""Label of a drive in which something is staged; which of its steps show that, its truth of the same name says. At all others: none."""
+LOOKS = ("weather", "time_of_day", "road", "traffic", EVENT)
+"""Labels that are read back, as far as the training drives have them."""
 FOLD = 4
 """Pixels that are folded into channels before the first convolution, in each direction."""
 POOLED = (4, 8)
@@ -149,7 +151,7 @@ class Readings:
     numbers: Mapping[str, np.ndarray]
     """{yaw_rate_rps, speed_mps, lateral_offset_m, heading_error_rad: (T,) float32}, those that the training drives told."""
     looks: Mapping[str, np.ndarray]
-    """{weather, time_of_day: (T, L) float32 probabilities of the names in `Probes.look_names`}."""
+    """{weather, time_of_day, ...: (T, L) float32 probabilities of the names in `Probes.look_names`}, those that the drives told."""
     features: np.ndarray
     """(T, F) float32."""
     road_score: np.ndarray
@@ -172,7 +174,7 @@ class ProbeSettings:
     spreads: dict[str, float]
     """{number: standard deviation over the training steps}."""
     look_names: dict[str, list[str]]
-    """{weather, time_of_day: names}."""
+    """{weather, time_of_day, ...: names}."""
     data_hash: str
     """Hash of the store they were trained on."""
     threshold: float = 0.0
@@ -200,7 +202,7 @@ class Probes:
 
     @property
     def look_names(self) -> dict[str, list[str]]:
-        """{weather, time_of_day: the names behind the columns of `Readings.looks`}."""
+        """{weather, time_of_day, ...: the names behind the columns of `Readings.looks`}."""
         return self.settings.look_names
 
     @property
@@ -246,7 +248,8 @@ class Probes:
         numbers, logits, features = self.motion(batch)
         mirrored, mirrored_logits, _ = self.motion(batch.flip(3))
         both = (numbers + self.signs * mirrored) / 2
-        looks = [(a.softmax(-1) + b.softmax(-1)) / 2 for a, b in zip(logits, mirrored_logits, strict=True)]
+        orders = [mirrored_order(names) for names in self.look_names.values()]
+        looks = [(a.softmax(-1) + b.softmax(-1)[:, order]) / 2 for a, b, order in zip(logits, mirrored_logits, orders, strict=True)]
         means, spreads = (np.array(list(table.values()), np.float32) for table in (self.settings.means, self.settings.spreads))
         return both.cpu().numpy() * spreads + means, [look.cpu().numpy() for look in looks], features.cpu().numpy()
 
@@ -285,6 +288,13 @@ class Probes:
         height, width = self.settings.frame_size
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != (height, width, 3):
             raise UserError(f"probes: expected frames uint8 (T, {height}, {width}, 3) as trained, got {frames.dtype} {frames.shape}")
+
+
+def mirrored_order(names: Sequence[str]) -> list[int]:
+    """Where each name stands among `names` once left and right are exchanged: "cut_in_left" where "cut_in_right" was; else where it was."""
+    sides = {"left": "right", "right": "left"}
+    turned = ["_".join(sides.get(word, word) for word in name.split("_")) for name in names]
+    return [names.index(other) if other in names else k for k, other in enumerate(turned)]
 
 
 def check_folder(folder: Path) -> None:

@@ -3,7 +3,7 @@
 Axes: B drives, F frames, H W pixels, D features, L looks.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -21,7 +21,7 @@ class ReadBack:
     numbers: Mapping[str, np.ndarray]
     """{yaw_rate_rps, ...: (B, F)} in their units."""
     looks: Mapping[str, np.ndarray]
-    """{weather, time_of_day: (B, F, L)} probabilities."""
+    """{weather, time_of_day, ...: (B, F, L)} probabilities."""
     features: np.ndarray
     """(B, F, D)."""
     road_found: np.ndarray
@@ -31,6 +31,14 @@ class ReadBack:
         """Some of the drives."""
         numbers, looks = ({name: values[which] for name, values in table.items()} for table in (self.numbers, self.looks))
         return ReadBack(numbers, looks, self.features[which], self.road_found[which])
+
+    @staticmethod
+    def joined(parts: Sequence["ReadBack"]) -> "ReadBack":
+        """The drives of all parts, one after the other."""
+        numbers = {name: np.concatenate([part.numbers[name] for part in parts]) for name in parts[0].numbers}
+        looks = {name: np.concatenate([part.looks[name] for part in parts]) for name in parts[0].looks}
+        features, roads = (np.concatenate([getattr(part, name) for part in parts]) for name in ("features", "road_found"))
+        return ReadBack(numbers, looks, features, roads)
 
 
 def read_drives(probes: Probes, frames: np.ndarray) -> ReadBack:

@@ -1,0 +1,51 @@
+"""Orders in which a step's tokens come: their names, and the layouts that they stand for."""
+
+from dataclasses import replace
+
+from data.errors import UserError
+from worldgpt.layout import Layout
+
+RASTER = "raster"
+"""One token after the other."""
+ROWS = "rows"
+"""rows: all codes of a row in one pass; rows:k: in k passes, each of neighbouring codes. Channels come in one pass or few."""
+
+
+def decoded(layout: Layout, decode: str) -> Layout:
+    """The layout in an order; UserError where the name is unknown or does not fit the grid.
+
+    >>> layout = Layout.build({"front": (8, 16)}, 256, (), (), prompt_tokens=4)
+    >>> [decoded(layout, name).together for name in ("raster", "rows", "rows:2")]
+    [1, 16, 8]
+    """
+    if decode == RASTER:
+        return replace(layout, together=1)
+    name, _, number = decode.partition(":")
+    columns, passes = _columns(layout), number or "1"
+    if name != ROWS or not passes.isdecimal() or not columns or not int(passes) or columns % int(passes):
+        wide = f"rows, or rows:k where k divides {columns} columns" if columns else "for want of frames nothing else"
+        raise UserError(f"--decode: expected raster, {wide}, got {decode!r}")
+    return replace(layout, together=columns // int(passes))
+
+
+def order_of(layout: Layout) -> str:
+    """The name of a layout's order."""
+    if layout.together == 1:
+        return RASTER
+    passes = _columns(layout) // layout.together
+    return ROWS if passes == 1 else f"{ROWS}:{passes}"
+
+
+def check_order(layout: Layout, decode: str) -> None:
+    """UserError where a checkpoint with this layout is to be decoded in an order that it was not trained for."""
+    decoded(layout, decode)
+    if decode != order_of(layout):
+        raise UserError(
+            f"--decode {decode}: the checkpoint was trained for {order_of(layout)}; "
+            f"train_worldgpt.py --init-from CHECKPOINT --finetune-decode {decode} makes one that was trained for it"
+        )
+
+
+def _columns(layout: Layout) -> int:
+    frames = layout.of_kind("frame")
+    return frames[0].columns if frames else 0
