@@ -116,7 +116,7 @@ def presets() -> dict[str, WorldTrainConfig]:
     | preset | parameters | positions in the window | memory to train | made for |
     | --- | --- | --- | --- | --- |
     | demo  | 5 M   | 5 x 136   | 2 GiB   | 5 minutes on two CPU cores |
-    | small | 7 M   | 6 x 136   | 2 GiB   | an hour on two CPU cores, or a few minutes on a GPU |
+    | small | 8 M   | 6 x 136   | 2 GiB   | an hour on two CPU cores, or a few minutes on a GPU |
     | base  | 314 M | 16 x 136  | 50 GiB  | one GPU |
     | large | 1 B   | 16 x 136  | 60 GiB with half the batch and twice the accumulation | one to eight GPUs |
     | gaia  | 6.6 B | 26 x 584  | 31 GiB a GPU, sharded over 64 | many GPUs; 18x32 codes (frames of 288x512) |
