@@ -100,7 +100,10 @@ class WorldGPT(SafePretrained):
     kind = "a world model checkpoint"
     trained_by = "scripts/train_worldgpt.py"
     limits: ClassVar = {
-        "size": 1 << 48, "proto_bytes": 1 << 24, "layers": 512, "counts": 1 << 40,
+        "size": 1 << 48,
+        "proto_bytes": 1 << 24,
+        "layers": 512,
+        "counts": 1 << 40,
         **dict.fromkeys(("rows", "columns", "prompt_tokens", "together"), 256),
     }
     config_class = WorldGPTConfig
