@@ -10,7 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from tokenizer.loop import keyed_rng, run_loop
+from tokenizer.keyed import keyed_rng
+from tokenizer.loop import run_loop
 from tokenizer.loop_config import LoopConfig
 
 CONFIG = LoopConfig(

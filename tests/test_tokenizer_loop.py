@@ -12,7 +12,8 @@ from torch import nn
 
 from data.errors import UserError
 from tokenizer import run_record, training_log
-from tokenizer.loop import keyed_rng, keyed_seed, run_loop
+from tokenizer.keyed import keyed_rng, keyed_seed
+from tokenizer.loop import run_loop
 from tokenizer.loop_config import LoopConfig, learning_rate_factor
 from tokenizer.training_state import RunningMean, checkpoints
 

@@ -169,6 +169,8 @@ HARMS: dict[str, tuple[Callable[[Path], Any], str]] = {
     "link out": (lambda f: ((f / "model.safetensors").unlink(), (f / "model.safetensors").symlink_to("/etc/hostname")), "leads out"),
     "huge width": (lambda f: edit(f / "config.json", lambda v: v["model"].update(width=1 << 40)), "expected at most"),
     "huge grid": (lambda f: edit(f / "config.json", lambda v: v["layout"]["streams"][0].update(rows=60_000)), "expected at most"),
+    "other digits": (lambda f: edit(f / "config.json", lambda v: v["layout"]["codebooks"][0].update(levels=[4] * 9)), "whose product is"),
+    "many digits": (lambda f: edit(f / "config.json", lambda v: v["layout"]["codebooks"][0].update(levels=[4] * 4000)), "whose product is"),
     "not a number": (lambda f: edit(f / "config.json", lambda v: v.update(fps=float("nan"))), "expected at most"),
     "unknown field": (lambda f: edit(f / "config.json", lambda v: v.update(auto_map={"AutoModel": "evil.py"})), "unknown field 'auto_map'"),
     "quantized": (lambda f: edit(f / "config.json", lambda v: v.update(quantization_config={})), "unknown field"),
@@ -192,7 +194,9 @@ def test_a_hostile_world_model_is_refused_in_one_line(harm: str, trained: Path, 
         assert "\n" not in str(told.value) and len(str(told.value)) < 700
 
 
-@pytest.mark.parametrize("field, value", [("codebook_size", 1 << 40), ("levels", [60_000, 60_000, 60_000]), ("depth_of_hell", 1)])
+@pytest.mark.parametrize(
+    "field, value", [("codebook_size", 1 << 40), ("levels", [60_000] * 4), ("levels", [4] * 4000), ("depth_of_hell", 1)]
+)
 def test_a_hostile_tokenizer_is_refused_in_one_line(field: str, value: Any, trained: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(trained / "tokenizer", tmp_path / "tokenizer")
     edit(folder / "config.json", lambda v: v.update({field: value}))

@@ -15,7 +15,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, Protocol, cast
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -25,6 +24,7 @@ from data.folder import read_json, remove_leftovers
 from tokenizer import run_record
 from tokenizer.guard import Guard
 from tokenizer.interruption import EXIT_STATUS, Termination
+from tokenizer.keyed import keyed_seed
 from tokenizer.loop_config import LoopConfig, learning_rate_factor
 from tokenizer.memory import memory_told
 from tokenizer.optimizer import build_optimizer
@@ -77,19 +77,6 @@ class Task(Protocol):
     def advice(self, memory: int) -> str:
         """Which settings would fit into so many bytes, for who has run out of them."""
         ...
-
-
-def keyed_seed(*key: int) -> int:
-    """One 63-bit seed from a tuple of integers, well mixed (NumPy's SeedSequence).
-
-    >>> keyed_seed(0, 12, 3) == keyed_seed(0, 12, 3) != keyed_seed(0, 12, 4)
-    True
-    """
-    return int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> np.uint64(1))
-
-
-def keyed_rng(*key: int) -> np.random.Generator:
-    return np.random.Generator(np.random.Philox(np.random.SeedSequence(key)))
 
 
 def run_loop(task: Task, config: LoopConfig, output: Path, *, resume: bool, description: Mapping[str, Any]) -> dict[str, float]:

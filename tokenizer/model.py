@@ -105,10 +105,13 @@ class FrameTokenizer(SafePretrained):
     def check_buffers(cls, folder: Path, config: FrameTokenizerConfig, declared: Mapping[str, Declared]) -> None:
         """A codebook of vectors is made in memory at once: no larger than the one that the weights hold."""
         shape = config.shape()
-        largest = max(map(prod, code_parts(shape.levels)))
-        if shape.quantizer == "fsq" and (shape.vocabulary > MOST_CODES or largest > MOST_IDS):
-            expected = f"at most {MOST_CODES:,} codes, told in parts of at most {MOST_IDS:,}"
-            raise UserError(f"{folder}: tokenizer.levels expected {expected}, got {shape.vocabulary:,} in parts of up to {largest:,}")
+        if shape.quantizer == "fsq":
+            if shape.vocabulary > MOST_CODES:  # before codes of any number of digits are parted
+                bits = shape.vocabulary.bit_length() - 1
+                raise UserError(f"{folder}: tokenizer.levels expected at most {MOST_CODES:,} codes, got 2^{bits} or more")
+            largest = max(map(prod, code_parts(shape.levels)))
+            if largest > MOST_IDS:
+                raise UserError(f"{folder}: tokenizer.levels expected at most {MOST_IDS:,} ids a part, got {largest:,}")
         codebook = declared.get("quantizer.libraries.0._codebook.embed")
         if shape.quantizer == "vq" and (codebook is None or codebook.shape != (1, shape.codebook_size, shape.code_dim)):
             there = "none" if codebook is None else f"one of {codebook.shape!s:.80}"

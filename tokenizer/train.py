@@ -20,7 +20,8 @@ from data.image import save_png
 from data.store import EpisodeStore
 from tokenizer.config import TokenizerTrainConfig
 from tokenizer.frames import FramePool, held_out_frames
-from tokenizer.loop import keyed_rng, run_loop
+from tokenizer.keyed import keyed_rng
+from tokenizer.loop import run_loop
 from tokenizer.losses import PatchDiscriminator, ReconstructionLoss, adversarial_terms
 from tokenizer.memory import TRAINED_BYTES, USABLE, batch_advice, saved_bytes
 from tokenizer.model import FrameTokenizer, FrameTokenizerConfig, Reconstruction, load_tokenizer, to_signal

@@ -38,9 +38,10 @@ class WorldGPTAttention(nn.Module):
         self.out = nn.Linear(config.width, config.width, bias=False)
 
     def forward(self, x: Tensor, by: Tensor, cache: RingCache | None = None, mask: Tensor | None = None) -> Tensor:
-        """(B, N, D) -> (B, N, D). With a cache the N positions follow the filled ones and see them all.
+        """(B, N, D) -> (B, N, D). With a cache the N positions follow the filled ones.
 
-        `mask` (N, filled + N), true where a position sees another; causal without one.
+        `mask` (N, filled + N), true where a position sees another. Without one: a single position sees all, several are causal, and then
+        no others may be filled.
         """
         q, k, v = (rearrange(project(x), "b n (h d) -> b h n d", h=self.heads) for project in (self.query, self.key, self.value))
         q, k = norm(q), norm(k)
@@ -50,11 +51,8 @@ class WorldGPTAttention(nn.Module):
         else:
             k, v = cache.append(self.layer, k.to(cache.keys.dtype), v.to(cache.values.dtype), by)
             q = q.to(k.dtype)
-        new, seen = q.shape[2], k.shape[2]
-        # None means causal over equal lengths or, for one query, everything; a chunk after a filled cache needs its own triangle.
-        if mask is None and new not in (1, seen):
-            mask = torch.ones(new, seen, dtype=torch.bool, device=q.device).tril(seen - new)
-        mask = None if mask is None else mask[None, None]
+        new, mask = q.shape[2], None if mask is None else mask[None, None]
+        assert mask is not None or new in (1, k.shape[2])
         attend = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, sdpa_attention_forward)
         if mask is not None and self.config._attn_implementation != "sdpa":
             attend = sdpa_attention_forward  # flash attention takes no explicit mask

@@ -164,8 +164,6 @@ class StepDecoder:
         batch, new, width = x.shape
         end = cache.filled + new
         mask = self.model.visible(new, end)
-        if mask is None and new > 1:
-            mask = torch.ones(new, end, dtype=torch.bool, device=x.device).tril(end - new)
         by, x = by.transpose(1, 2)[:, :, None], x.reshape(batch * new, width)  # by (1, n, 1, 1, d / 2)
         for layer, block in enumerate(self.blocks):
             qkv = block.qkv(_norm(x)).view(batch, new, 3, self.heads, self.head_dim)
@@ -173,7 +171,8 @@ class StepDecoder:
             q, k = rotate(straight, by).transpose(1, 3).unbind(2)  # (B, H, n, d) each
             raw, v = straight[:, :, 1].transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
             keys, values = cache.write(layer, raw, k, v)
-            mixed = F.scaled_dot_product_attention(q, keys, values, mask, scale=SHARPNESS * self.head_dim**-0.5)
+            causal, sharpness = mask is None and new > 1, SHARPNESS * self.head_dim**-0.5
+            mixed = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=causal, scale=sharpness)
             x = block.out.onto(x, mixed.transpose(1, 2).reshape(batch * new, width))
             gate, up = block.gate_up(_norm(x)).chunk(2, dim=-1)
             x = block.down.onto(x, F.silu(gate).mul_(up))

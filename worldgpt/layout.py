@@ -21,6 +21,7 @@ from typing import Any, Literal
 import numpy as np
 
 from data.episode import ChannelSpec
+from data.errors import UserError
 from tokenizer.config import code_parts
 
 Kind = Literal["frame", "telemetry", "action"]
@@ -45,6 +46,10 @@ class Codebook:
     levels: tuple[int, ...] = ()
     """Where ids are numbers with ordered digits: the levels of each, the fastest first; a channel's bins are one digit. () where an id
     says nothing of its neighbours."""
+
+    def __post_init__(self) -> None:
+        if self.levels and (min(self.levels) < 1 or prod(self.levels) != self.size):
+            raise UserError(f"codebook {self.name!r:.80}: expected levels whose product is its size {self.size}, got {self.levels!s:.80}")
 
     @property
     def null_id(self) -> int:

@@ -198,11 +198,12 @@ class WorldGPT(SafePretrained):
         return hidden[..., start : start + self.layout.tokens_per_step, :]
 
     def visible(self, new: int, end: int) -> Tensor | None:
-        """(new, end) bool: what the last `new` of `end` positions, counted from a step's first one, see; None where the order is causal."""
-        layout = self.layout
+        """(new, end) bool: what the last `new` of `end` positions, counted from a step's first one, see; None where that is all before them
+        and causal among them, which attention does by itself."""
+        layout, device = self.layout, self.embedding.prompt_place.device
         if layout.together == 1:
-            return None
-        places = torch.arange(end, device=self.embedding.prompt_place.device)
+            return None if new in (1, end) else torch.ones(new, end, dtype=torch.bool, device=device).tril(end - new)
+        places = torch.arange(end, device=device)
         passes = torch.as_tensor(layout.passes, device=places.device)
         rank = places // len(passes) * len(passes) + passes[places % len(passes)]
         return rank <= rank[end - new :, None]

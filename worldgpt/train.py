@@ -15,7 +15,8 @@ from conditioning.text import fit_text_encoder
 from conditioning.wording import Rewording
 from data.errors import UserError
 from data.folder import write_json
-from tokenizer.loop import keyed_rng, run_loop
+from tokenizer.keyed import keyed_rng
+from tokenizer.loop import run_loop
 from tokenizer.model import FrameTokenizer
 from tokenizer.parallel import processes, shards
 from tokenizer.run_record import check_identity

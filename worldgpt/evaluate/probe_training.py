@@ -17,7 +17,7 @@ from torch.nn import functional as F
 from data.errors import UserError
 from data.progress import Bar
 from data.store import EpisodeStore
-from tokenizer.loop import keyed_rng, keyed_seed
+from tokenizer.keyed import keyed_rng, keyed_seed
 from tokenizer.model import FrameTokenizer
 from tokenizer.muon import Muon
 from tokenizer.report import reconstruct
