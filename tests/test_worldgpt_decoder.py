@@ -65,7 +65,7 @@ def test_decoder_equals_model(model: WorldGPT, chunk: int) -> None:
     for i in range(STEPS):
         seen = known[:, i : i + SEEN_STEPS]
         expected = plain_step(model, seen, prompts[:, i], caches[0])
-        step = decoder.begin(seen, prompts[:, i], caches[1])
+        step = decoder.begin(caches[1].begin_step(), seen, prompts[:, i], caches[1])
         found = [step.prompt()]
         found += [step.read(tokens[:, i], a, min(a + chunk, size)) for a in range(0, size, chunk)]
         torch.testing.assert_close(torch.cat(found, dim=1), torch.stack(expected, dim=1), rtol=0, atol=1e-9)
@@ -87,7 +87,7 @@ def test_logits_in_float32_are_those_of_the_model() -> None:
     seen[:, -1] = random_tokens(model.layout, 2)
     expected, cache = plain_step(model, seen, prompts, model.new_cache(2)), model.new_cache(2)
     decoder = StepDecoder(model)
-    step = decoder.begin(seen, prompts, cache)
+    step = decoder.begin(cache.begin_step(), seen, prompts, cache)
     hidden = [step.prompt()[:, 0]] + [step.read(seen[:, -1], j, j + 1)[:, 0] for j in range(model.layout.tokens_per_step - 1)]
     for token, ours in enumerate(hidden):
         torch.testing.assert_close(decoder.logits(ours, token, []), model.logits(expected[token], token), rtol=0, atol=1e-4)

@@ -151,9 +151,10 @@ class StepDecoder:
         self.at = [stream for stream in self.streams for _ in range(stream.stream.tokens)]
         """(J,): the stream that each token belongs to."""
 
-    def begin(self, seen: Tensor, prompts: Tensor, cache: RingCache) -> "DecodingStep":
-        """A new step after `seen` (B, SEEN_STEPS, J; the last one is not looked at) under prompts (B, P, D_text)."""
-        return DecodingStep(self, seen, prompts, cache)
+    def begin(self, by: Tensor, seen: Tensor, prompts: Tensor, cache: RingCache) -> "DecodingStep":
+        """The step that `cache` has begun, its positions turned `by`, after `seen` (B, SEEN_STEPS, J; the last one is not looked at) under
+        prompts (B, P, D_text)."""
+        return DecodingStep(self, by, seen, prompts, cache)
 
     def logits(self, hidden: Tensor, token: int, told: Sequence[Tensor]) -> Tensor:
         """As `WorldGPT.logits`: (N, V) for a token of the stream of token `token`, from the hidden states (N, D) that predict it."""
@@ -187,8 +188,8 @@ def _norm(x: Tensor) -> Tensor:
 class DecodingStep:
     """One step of all worlds while its tokens are found."""
 
-    def __init__(self, decoder: StepDecoder, seen: Tensor, prompts: Tensor, cache: RingCache) -> None:
-        self.decoder, self.cache, self.by = decoder, cache, cache.begin_step()
+    def __init__(self, decoder: StepDecoder, by: Tensor, seen: Tensor, prompts: Tensor, cache: RingCache) -> None:
+        self.decoder, self.cache, self.by = decoder, cache, by
         embedding = decoder.model.embedding
         conditions = embedding.conditions(seen, prompts)
         self.look, self.together = conditions.look, decoder.layout.together

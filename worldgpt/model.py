@@ -123,6 +123,7 @@ class WorldGPT(SafePretrained):
         self.embedding = StepEmbedding(self.layout, config.text["width"], config.model["code_width"], config.width)
         self.blocks = nn.ModuleList(WorldGPTBlock(config, i) for i in range(config.layers))
         self.activation_checkpointing = False
+        self._passes: Tensor | None = None
         """Keep only the blocks' inputs for the backward pass and compute the rest again: less memory, a third more work."""
         self.post_init()
 
@@ -204,7 +205,9 @@ class WorldGPT(SafePretrained):
         if layout.together == 1:
             return None if new in (1, end) else torch.ones(new, end, dtype=torch.bool, device=device).tril(end - new)
         places = torch.arange(end, device=device)
-        passes = torch.as_tensor(layout.passes, device=places.device)
+        if self._passes is None or self._passes.device != device:
+            self._passes = torch.as_tensor(layout.passes, device=device)
+        passes = self._passes
         rank = places // len(passes) * len(passes) + passes[places % len(passes)]
         return rank <= rank[end - new :, None]
 

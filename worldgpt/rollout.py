@@ -8,6 +8,7 @@ channels.
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import torch
@@ -19,6 +20,7 @@ from data.errors import UserError
 from worldgpt.decoder import StepDecoder
 from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
+from worldgpt.recording import Recording
 from worldgpt.sampling import SamplingPlan, draw_with_nats, keyed_uniforms
 
 FREE = -1
@@ -77,6 +79,7 @@ class Rollout:
         self.cache = model.new_cache(len(self.worlds) * len(self.branches), config.window_steps)
         self.decoder = StepDecoder(model)
         self.device = model.embedding.prompt_place.device
+        self._null_actions = torch.as_tensor(model.layout.null_tokens[model.layout.span_of_kind("action")], device=self.device)
         self.seen = model.embedding.unseen(len(self.worlds))
         """(B, SEEN_STEPS, J): the newest steps, the last one as far as it is known."""
         self.steps = 0
@@ -84,6 +87,10 @@ class Rollout:
         self.surprise = torch.full((len(self.worlds),), torch.nan, dtype=torch.float64, device=self.device)
         """(B,) mean nats of the frame codes drawn in the last step, under the unfiltered distribution; NaN where all were forced."""
         self._anchors: Anchors | None = None
+        self.records = self.device.type == "cuda"
+        """Whether a step that is made as the one before it was is recorded and replayed."""
+        self._made: tuple[object, ...] = ()
+        self._recording: Recording | None = None
         self._tokens = model.embedding.unseen(len(self.worlds))[:, :PAST_STEPS]
         self._prompts: list[Tensor] = []  # (branches * B, P, D_text) of each step held
 
@@ -164,13 +171,36 @@ class Rollout:
         self._end_guidance()
         if self.config.window == "recompute" and self.held:
             self._read()
-        layout, told, uniforms = self.model.layout, self._branches(prompts, negative), self._uniforms()
-        tokens, known = forced.clone(), (forced != FREE).all(0).tolist()
+        told, known = self._branches(prompts, negative), (forced != FREE).all(0).tolist()
+        self.seen = torch.cat([self.seen[:, 1:], forced[:, None]], dim=1)
+        inputs = (self.cache.begin_step(), self.seen, told, forced, self._uniforms())
+        tokens, surprise = self._say(*inputs, known, decide) if decide else self._say_again(inputs, known)
+        self._remember(tokens, told, surprise)
+        return tokens
+
+    def _say_again(self, inputs: tuple[Tensor, ...], known: list[bool]) -> Sequence[Tensor]:
+        """`_say`, recorded once steps are made alike: with a full window and what is forced and how it is guided as before."""
+        cache = self.cache
+        scales = [self.guidance[branch].at(self.steps, place) for branch in self.branches[1:] for place in (0.0, 0.5, 1.0)]
+        made = (cache.filled, cache.keys.data_ptr(), cache.values.data_ptr(), self.worlds, self.branches, scales, known)
+        if made != self._made or not self.records:
+            self._made, self._recording = made, None
+            return self._say(*inputs, known)
+        if self._recording is None:
+            self._recording = Recording(partial(self._say, known=known), inputs)
+        said = self._recording(*inputs)
+        cache.filled = cache.held * cache.positions_per_step
+        return said
+
+    def _say(
+        self, by: Tensor, seen: Tensor, told: Tensor, forced: Tensor, uniforms: Tensor, known: list[bool], decide: Decide | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """The tokens of a step begun, and (B,) the surprise; `known` (J,) says which tokens are forced in every world."""
+        layout, tokens, known = self.model.layout, forced.clone(), list(known)
         actions = layout.span_of_kind("action") if decide else slice(layout.tokens_per_step, layout.tokens_per_step)
         known[actions] = [False] * len(known[actions])
         surprise: list[Tensor] = []
-        self.seen = torch.cat([self.seen[:, 1:], tokens[:, None]], dim=1)
-        step = self.decoder.begin(self._given(self.seen), told, self.cache)
+        step = self.decoder.begin(by, self._given(seen), told, self.cache)
         hidden, start, together = step.prompt(), 0, layout.together
         while start < layout.tokens_per_step:
             stop = min(start + together, layout.tokens_per_step)
@@ -190,13 +220,13 @@ class Rollout:
                 stop = min(stop + together, layout.tokens_per_step)
             hidden = step.read(self._given(tokens), start, stop)[:, -together:]
             start = stop
-        self._remember(tokens, told, surprise)
-        return tokens
+        nothing = torch.full((len(tokens),), torch.nan, dtype=torch.float64, device=self.device)
+        return tokens, torch.cat(surprise, dim=1).nanmean(1) if surprise else nothing
 
-    def _remember(self, tokens: Tensor, told: Tensor, surprise: list[Tensor]) -> None:
+    def _remember(self, tokens: Tensor, told: Tensor, surprise: Tensor) -> None:
         self.seen[:, -1] = tokens
         self.steps += 1
-        self.surprise = torch.cat(surprise, dim=1).nanmean(1) if surprise else torch.full_like(self.surprise, torch.nan)
+        self.surprise = surprise
         self._tokens = torch.cat([self._tokens, tokens[:, None]], dim=1)[:, -self.room - PAST_STEPS :]
         self._prompts = [*self._prompts, told][-self.room :]
 
@@ -240,7 +270,7 @@ class Rollout:
             part = tokens
             if branch == "undriven":
                 part = tokens.clone()
-                part[..., span] = torch.as_tensor(self.model.layout.null_tokens[span], device=tokens.device)
+                part[..., span] = self._null_actions
             parts.append(part)
         return torch.cat(parts)
 
@@ -279,4 +309,5 @@ class Rollout:
         scales = [schedule.at(self.steps, place) for place in places]
         if len(set(scales)) == 1:
             return scales[0]
-        return torch.tensor(scales * len(self.worlds), device=self.device)[:, None]
+        each = torch.cat([torch.full((1, 1), scale, device=self.device) for scale in scales])  # made there: a recording takes nothing from the host
+        return each.repeat(len(self.worlds), 1)
