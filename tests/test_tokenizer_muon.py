@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch import nn
 
+from tokenizer import muon as optimizers
 from tokenizer.muon import Muon, orthogonal
 
 
@@ -11,12 +12,29 @@ from tokenizer.muon import Muon, orthogonal
 def test_orthogonal_keeps_the_directions_and_levels_the_lengths(shape: tuple[int, int]) -> None:
     matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
     u, _, vh = torch.linalg.svd(matrix, full_matrices=False)
-    inside = u.T @ orthogonal(matrix) @ vh.T
+    (straight,), (rough,), (longer,) = orthogonal(matrix[None]), orthogonal(matrix[None], bf16=True), orthogonal(1000 * matrix[None])
+    inside = u.T @ straight @ vh.T
     assert (inside - torch.diag(inside.diag())).abs().max() < 1e-3
     assert inside.diag().min() > 0.5 and inside.diag().max() < 1.3
-    assert torch.allclose(orthogonal(matrix), orthogonal(1000 * matrix), atol=1e-4)
-    rough = u.T @ orthogonal(matrix, bf16=True) @ vh.T
-    assert (rough - inside).abs().max() < 0.05
+    assert torch.allclose(straight, longer, atol=1e-4)
+    assert (u.T @ rough @ vh.T - inside).abs().max() < 0.05
+
+
+def test_matrices_of_a_shape_may_move_together(monkeypatch: pytest.MonkeyPatch) -> None:
+    shapes = [(8, 6), (6, 8), (8, 6), (4, 3, 3, 3), (8, 6), (4, 3, 3, 3)]
+    moved = []
+    for together in (False, True):
+        if together:
+            monkeypatch.setattr(optimizers, "_bundles", lambda params: [[0, 2, 4], [1], [3, 5]])
+        generator = torch.Generator().manual_seed(0)
+        params = [nn.Parameter(torch.randn(shape, generator=generator)) for shape in shapes]
+        optimizer = Muon([{"params": params, "matrices": True, "weight_decay": 0.1}], 0.01, (0.9, 0.95))
+        for _ in range(3):
+            for p in params:
+                p.grad = torch.randn(p.shape, generator=generator)
+            optimizer.step()
+        moved.append([p.detach() for p in params])
+    torch.testing.assert_close(moved[0], moved[1])
 
 
 def test_the_rest_moves_as_in_adamw() -> None:

@@ -36,19 +36,19 @@ class Emulated:
         return [part.clone() for part in self.function(*self.inputs)]
 
 
-def roll(device: str, records: bool, together: int = 1, keep: int | None = None, **scales: Any) -> Tensor:
+def roll(device: str, records: bool, together: int, keep: int | None, **scales: Any) -> Tensor:
     """(T, B, J) tokens of three worlds under prompts that change every third step, forced now and then; from `keep` on only two."""
     model = random_model(levels=(4,) * 8, together=together).to(device)  # type: ignore[arg-type]
     rollout = Rollout(model, RolloutConfig(SamplingPlan(SamplingConfig(top_p=0.9)), **scales), seeds=[1, 2, 3], worlds=range(3))
     rollout.records = records
-    negative = random_prompts(model, seed=99).expand(3, -1, -1)
+    negative = random_prompts(model, seed=99).expand(3, -1, -1).to(device)
     rollout.start(random_tokens(model.layout, 3, 2), negative, negative)
     steps = []
     for step in range(STEPS):
         if step == keep:
             rollout.keep([0, 2])
         count = len(rollout.worlds)
-        prompts = random_prompts(model, seed=step // 3).expand(count, -1, -1)
+        prompts = random_prompts(model, seed=step // 3).expand(count, -1, -1).to(device)
         forced = torch.full((count, model.layout.tokens_per_step), FREE)
         if step in (7, 8, 9):
             forced[:, model.layout.span_of_kind("action")] = 1

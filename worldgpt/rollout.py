@@ -174,18 +174,18 @@ class Rollout:
         told, known = self._branches(prompts, negative), (forced != FREE).all(0).tolist()
         self.seen = torch.cat([self.seen[:, 1:], forced[:, None]], dim=1)
         inputs = (self.cache.begin_step(), self.seen, told, forced, self._uniforms())
-        tokens, surprise = self._say(*inputs, known, decide) if decide else self._say_again(inputs, known)
+        tokens, surprise = self._say(*inputs, known=known, decide=decide) if decide else self._say_again(inputs, known)
         self._remember(tokens, told, surprise)
         return tokens
 
-    def _say_again(self, inputs: tuple[Tensor, ...], known: list[bool]) -> Sequence[Tensor]:
+    def _say_again(self, inputs: tuple[Tensor, Tensor, Tensor, Tensor, Tensor], known: list[bool]) -> Sequence[Tensor]:
         """`_say`, recorded once steps are made alike: with a full window and what is forced and how it is guided as before."""
         cache = self.cache
         scales = [self.guidance[branch].at(self.steps, place) for branch in self.branches[1:] for place in (0.0, 0.5, 1.0)]
         made = (cache.filled, cache.keys.data_ptr(), cache.values.data_ptr(), self.worlds, self.branches, scales, known)
         if made != self._made or not self.records:
             self._made, self._recording = made, None
-            return self._say(*inputs, known)
+            return self._say(*inputs, known=known)
         if self._recording is None:
             self._recording = Recording(partial(self._say, known=known), inputs)
         said = self._recording(*inputs)
@@ -309,5 +309,7 @@ class Rollout:
         scales = [schedule.at(self.steps, place) for place in places]
         if len(set(scales)) == 1:
             return scales[0]
-        each = torch.cat([torch.full((1, 1), scale, device=self.device) for scale in scales])  # made there: a recording takes nothing from the host
+        each = torch.cat(
+            [torch.full((1, 1), scale, device=self.device) for scale in scales]
+        )  # made there: a recording takes nothing from the host
         return each.repeat(len(self.worlds), 1)
