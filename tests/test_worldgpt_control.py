@@ -7,7 +7,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from world_samples import column_drive, column_episode
+import torch
+from world_samples import column_drive, column_episode, random_tokens
 
 from data.dashsim.captions import DOING_WORDS, Facts, describe
 from data.dashsim.config import HELD_OUT, ROADS, TRAFFICS
@@ -39,8 +40,9 @@ from worldgpt.evaluate.prompt_cases import (
     misspelt,
 )
 from worldgpt.evaluate.read_back import ReadBack
-from worldgpt.evaluate.trips import Driven, Trip
+from worldgpt.evaluate.trips import Drawing, Driven, Trip, run_trips
 from worldgpt.pipeline import WorldGPTPipeline
+from worldgpt.sampling import SamplingConfig
 
 QUICK = ProbeConfig(steps=60, road_steps=5, batch_size=16, road_batch_size=8, width=8, road_width=8, floor_steps=64, floor_frames=64)
 
@@ -321,5 +323,20 @@ def test_plots_draw_what_they_are_given() -> None:
     assert point_page({}).size and matrix_page({}).size
 
 
-def test_a_trip_says_what_it_needs() -> None:
-    assert Trip(["a"], 5).guidance == 1 and Trip(["a"], 5).context is None
+def test_trips_go_as_they_go_alone(trained: Path, probes: Path) -> None:
+    pipeline, networks = WorldGPTPipeline.from_pretrained(trained, dtype=torch.float64), Probes.load(probes)
+    actions = np.ones((2, 6, 1), np.float32)
+    context = random_tokens(pipeline.model.layout, 2, 2).numpy()
+    trips = {
+        "guided": Trip(["night", "day", "night"], 5, guidance=2.0),
+        "told": Trip(["night", "day"], 6, context, actions, seed=3),
+        "free": Trip(["day", "night"], 4, context, seed=3),
+        "dreamed": Trip(["day"], 4),
+    }
+    together = run_trips(pipeline, networks, trips, Drawing(SamplingConfig(), 3))
+    for name, trip in trips.items():
+        (alone,) = run_trips(pipeline, networks, {name: trip}, Drawing(SamplingConfig(), 1)).values()
+        assert np.array_equal(together[name].shown, alone.shown), name
+        assert together[name].shown.shape[:2] == (len(trip.prompts), trip.frames)
+        for channel, values in alone.telemetry.items():
+            assert np.array_equal(together[name].telemetry[channel], values), name

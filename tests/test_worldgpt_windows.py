@@ -165,6 +165,17 @@ def test_sets_are_drawn_by_their_weights_and_what_one_lacks_is_null(column_token
     assert len(both.tokens) == 8 and (both.tokens[:4, :, :5] == both.tokens[4:, :, :5]).all()
 
 
+def test_a_set_without_held_out_drives_only_trains(column_tokens: TokenStore, layout: Layout) -> None:
+    drives = tuple(d for d in column_tokens.info.drives if d.split == "train")
+    bare = TokenStore(column_tokens.folder, replace(column_tokens.info, drives=drives))
+    mixture = Mixture((bare, column_tokens), (1.0, 1.0))
+    assert len(WindowReader(mixture, "train", layout, 5).parts) == 2
+    held_out = WindowReader(mixture, "val", layout, 5)
+    assert np.array_equal(held_out.spaced(4).tokens, WindowReader(Mixture.of(column_tokens), "val", layout, 5).spaced(4).tokens)
+    with pytest.raises(UserError, match="split 'val'"):
+        WindowReader(Mixture.of(bare), "val", layout, 5)
+
+
 def test_sets_that_do_not_go_together_are_refused(column_tokens: TokenStore) -> None:
     info = column_tokens.info
     for changes, told in (

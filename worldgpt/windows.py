@@ -65,12 +65,17 @@ class AnchorPlan:
 
 
 class WindowReader:
-    """Reads windows of one split of a mixture of token stores in a given layout."""
+    """Reads windows of one split of a mixture of token stores in a given layout.
+
+    Only training reads every set; of another split one set at least must have drives.
+    """
 
     def __init__(self, mixture: Mixture, split: str, layout: Layout, steps: int) -> None:
         self.layout, self.steps = layout, steps
-        self.parts = [_Part(store, split, layout, (*mixture.telemetry, *mixture.actions), steps) for store in mixture.stores]
-        self.shares = np.array(mixture.weights) / sum(mixture.weights)
+        sets = list(zip(mixture.stores, mixture.weights, strict=True))
+        sets = [(store, weight) for store, weight in sets if split == "train" or store.drives(split)] or sets
+        self.parts = [_Part(store, split, layout, (*mixture.telemetry, *mixture.actions), steps) for store, _ in sets]
+        self.shares = np.array([weight for _, weight in sets]) / sum(weight for _, weight in sets)
 
     def random(self, batch: int, rng: np.random.Generator, anchors: AnchorPlan | None = None) -> Windows:
         """Windows drawn from the sets by their weights, and evenly from all that a set has; with anchors, if there is a plan for them."""

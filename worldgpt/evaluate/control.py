@@ -21,7 +21,7 @@ from worldgpt.evaluate.logged import Logged, find_places, read_logged, straight_
 from worldgpt.evaluate.networks import ready_networks
 from worldgpt.evaluate.prompt_cases import PromptCase, cases_of
 from worldgpt.evaluate.read_back import read_drives
-from worldgpt.evaluate.trips import Drawing, Driven, Trip, expected_minutes, run_trip
+from worldgpt.evaluate.trips import Drawing, Driven, Trip, expected_minutes, run_trips
 from worldgpt.pipeline import WorldGPTPipeline
 from worldgpt.sampling import SamplingConfig
 
@@ -43,7 +43,7 @@ def evaluate_control(config: ControlConfig) -> dict[str, Any]:
     straight = _straight(pipeline, store, config)
     trips = plan_trips(pipeline, config, logged, straight, cases)
     drawing = Drawing(SamplingConfig(config.temperature, top_p=config.top_p), config.batch)
-    minutes = expected_minutes(pipeline, list(trips.values()), drawing)
+    minutes = expected_minutes(pipeline, trips, drawing)
     rolled = sum(len(trip.prompts) * trip.frames for trip in trips.values())
     print(f"{len(trips)} sets of up to {config.rollouts} rollouts, {rolled} frames in all: about {minutes:.1f} minutes")
     scene = Scene(
@@ -55,7 +55,7 @@ def evaluate_control(config: ControlConfig) -> dict[str, Any]:
         straight,
         cases,
     )
-    driven = {name: run_trip(pipeline, scene.probes, trip, drawing, name) for name, trip in trips.items()}
+    driven = run_trips(pipeline, scene.probes, trips, drawing)
     return write_control_report(output, scene, driven, measure_control(scene, driven))
 
 

@@ -1,8 +1,8 @@
 """Rollouts that are told where to go, and read back as they come. Axes: B rollouts, F frames, H W pixels, J tokens a step, A actions."""
 
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -57,49 +57,87 @@ class Drawing:
     """Rollouts that go on together."""
 
 
-def run_trip(pipeline: WorldGPTPipeline, probes: Probes, trip: Trip, drawing: Drawing, name: str) -> Driven:
-    """Roll out and read; rollout number k draws the same numbers in every trip of the same seed."""
-    reads, telemetry, shown = [], [], []
-    with Bar(name, total=len(trip.prompts) * trip.frames, unit="frames") as bar:
-        for first in range(0, len(trip.prompts), drawing.batch):
-            frames, channels = roll(pipeline, trip, drawing, slice(first, first + drawing.batch), trip.frames)
-            reads.append(read_drives(probes, frames))
-            telemetry.append(channels)
-            shown += list(frames[: max(0, SHOWN - len(shown))])
-            bar.advance(frames.shape[0] * frames.shape[1])
-    table = np.concatenate(telemetry)
-    channels = {spec: table[..., k] for k, spec in enumerate(pipeline.model.telemetry.names)}
-    return Driven(ReadBack.joined(reads), channels, np.stack(shown))
+@dataclass(frozen=True)
+class _Rollout:
+    """Rollout `number` of a trip."""
+
+    name: str
+    trip: Trip
+    number: int
+
+    def context(self) -> np.ndarray | None:
+        return None if self.trip.context is None else self.trip.context[self.number]
 
 
-def roll(pipeline: WorldGPTPipeline, trip: Trip, drawing: Drawing, rows: slice, frames: int) -> tuple[np.ndarray, np.ndarray]:
-    """Frames (b, F, H, W, 3) and telemetry (b, F, M) of some of a trip's rollouts."""
-    prompts = trip.prompts[rows]
-    chunk = pipeline(
-        [PromptSchedule(prompt) for prompt in prompts],
-        frames,
-        guidance=trip.guidance,
-        context=None if trip.context is None else trip.context[rows],
-        commands=None if trip.actions is None else [_commands(pipeline, actions) for actions in trip.actions[rows]],
-        sampling=drawing.sampling,
-        seed=trip.seed,
-        worlds=list(range(len(trip.prompts)))[rows],
-    )
-    if not chunk.frames:
+def run_trips(pipeline: WorldGPTPipeline, probes: Probes, trips: Mapping[str, Trip], drawing: Drawing) -> dict[str, Driven]:
+    """Roll out and read; rollout number k draws the same numbers in every trip of the same seed, whatever goes on beside it."""
+    reads, telemetry, shown = ({name: [] for name in trips} for _ in range(3))
+    with Bar("rollouts", total=sum(len(trip.prompts) * trip.frames for trip in trips.values()), unit="frames") as bar:
+        for rollouts in _batches(trips, drawing.batch):
+            for rollout, (frames, channels) in zip(rollouts, roll(pipeline, rollouts, drawing.sampling, bar), strict=True):
+                reads[rollout.name].append(read_drives(probes, frames[None]))
+                telemetry[rollout.name].append(channels)
+                shown[rollout.name] += [frames] if len(shown[rollout.name]) < SHOWN else []
+    driven = {}
+    for name in trips:
+        table = np.stack(telemetry[name])
+        channels = {spec: table[..., k] for k, spec in enumerate(pipeline.model.telemetry.names)}
+        driven[name] = Driven(ReadBack.joined(reads[name]), channels, np.stack(shown[name]))
+    return driven
+
+
+def _batches(trips: Mapping[str, Trip], size: int) -> Iterator[list[_Rollout]]:
+    """All rollouts, those that may go on together `size` at a time: guided alike, all with a context or all without."""
+    alike: dict[tuple[float, bool], list[_Rollout]] = {}
+    for name, trip in trips.items():
+        rollouts = [_Rollout(name, trip, number) for number in range(len(trip.prompts))]
+        alike.setdefault((trip.guidance, trip.context is None), []).extend(rollouts)
+    for rollouts in alike.values():
+        yield from (rollouts[first : first + size] for first in range(0, len(rollouts), size))
+
+
+def roll(
+    pipeline: WorldGPTPipeline, rollouts: Sequence[_Rollout], sampling: SamplingConfig, bar: Bar | None = None
+) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Frames (F, H, W, 3) and telemetry (F, M) of each."""
+    if not pipeline.model.layout.of_kind("frame"):
         raise UserError("the world model has no camera whose pictures could be read")
-    return next(iter(chunk.frames.values())), chunk.telemetry
+    contexts = [context for rollout in rollouts if (context := rollout.context()) is not None]
+    actions = [None if r.trip.actions is None else _commands(pipeline, r.trip.actions[r.number]) for r in rollouts]
+    chunks = pipeline.stream(
+        [PromptSchedule(rollout.trip.prompts[rollout.number]) for rollout in rollouts],
+        [rollout.trip.frames for rollout in rollouts],
+        guidance=rollouts[0].trip.guidance,
+        context=np.stack(contexts) if contexts else None,
+        commands=actions,
+        sampling=sampling,
+        seed=[rollout.trip.seed for rollout in rollouts],
+        worlds=[rollout.number for rollout in rollouts],
+    )
+    frames: list[list[np.ndarray]] = [[] for _ in rollouts]
+    telemetry: list[list[np.ndarray]] = [[] for _ in rollouts]
+    for chunk in chunks:
+        pictures = next(iter(chunk.frames.values()))
+        for row, world in enumerate(chunk.worlds):
+            frames[world].append(pictures[row])
+            telemetry[world].append(chunk.telemetry[row])
+        if bar is not None:
+            bar.advance(pictures.shape[0] * pictures.shape[1])
+    return [(np.concatenate(seen), np.concatenate(told)) for seen, told in zip(frames, telemetry, strict=True)]
 
 
-def expected_minutes(pipeline: WorldGPTPipeline, trips: Sequence[Trip], drawing: Drawing) -> float:
+def expected_minutes(pipeline: WorldGPTPipeline, trips: Mapping[str, Trip], drawing: Drawing) -> float:
     """How long all trips will take, from a few steps of one batch; the reading of the pictures is not counted."""
-    probe = max(trips, key=lambda trip: min(len(trip.prompts), drawing.batch))
-    alone = Trip(probe.prompts, TIMED_STEPS, probe.context, None)
-    rows = slice(0, drawing.batch)
-    roll(pipeline, alone, drawing, rows, 1)
-    began = time.perf_counter()
-    roll(pipeline, alone, drawing, rows, TIMED_STEPS)
-    each = (time.perf_counter() - began) / TIMED_STEPS / min(len(probe.prompts), drawing.batch)
-    return each * sum(len(trip.prompts) * trip.frames * (1 if trip.guidance == 1 else 2) for trip in trips) / 60
+    probe = next(_batches(trips, drawing.batch))
+
+    def seconds(frames: int) -> float:
+        began = time.perf_counter()
+        roll(pipeline, [replace(one, trip=replace(one.trip, frames=frames, actions=None)) for one in probe], drawing.sampling)
+        return time.perf_counter() - began
+
+    seconds(1)
+    each = seconds(TIMED_STEPS) / TIMED_STEPS / len(probe) / (1 if probe[0].trip.guidance == 1 else 2)
+    return each * sum(len(trip.prompts) * trip.frames * (1 if trip.guidance == 1 else 2) for trip in trips.values()) / 60
 
 
 def _commands(pipeline: WorldGPTPipeline, actions: np.ndarray) -> Commands:
