@@ -4,6 +4,8 @@ import cli
 
 from worldgpt.evaluate.control_config import ControlConfig
 from worldgpt.evaluate.drift_config import DriftConfig
+from worldgpt.evaluate.physics_config import PhysicsEvaluationConfig
+from worldgpt.evaluate.quality_config import QualityConfig
 
 
 def drift(config: DriftConfig) -> None:
@@ -20,7 +22,21 @@ def control(config: ControlConfig) -> None:
     print(f"report: {config.output} (report.json, table.md; response, guidance and confusion.png; actions, prompts, look as mp4 and png)")
 
 
-COMMANDS = {DriftConfig: drift, ControlConfig: control}
+def quality(config: QualityConfig) -> None:
+    from worldgpt.evaluate.quality import evaluate_quality
+
+    evaluate_quality(config)
+    print(f"report: {config.output} (report.json, table.md, curves.png, rollouts.png)")
+
+
+def physics(config: PhysicsEvaluationConfig) -> None:
+    from worldgpt.evaluate.physics import evaluate_physics
+
+    evaluate_physics(config)
+    print(f"report: {config.output} (report.json, table.md, curves.png, rollouts.png)")
+
+
+COMMANDS = {QualityConfig: quality, DriftConfig: drift, ControlConfig: control, PhysicsEvaluationConfig: physics}
 
 
 def main() -> None:

@@ -25,8 +25,8 @@ MASS_KG = 1.0
 """Of ball 0."""
 _SPLITS = ("train", "val")
 _WORDS = {1: "one_ball", 2: "two_balls"}
-_COLOURS = np.array([(230.0, 90.0, 60.0), (70.0, 140.0, 230.0)])
-_BACKGROUND = np.array((24.0, 24.0, 28.0))
+COLOURS = np.array([(230.0, 90.0, 60.0), (70.0, 140.0, 230.0)])
+BACKGROUND = np.array((24.0, 24.0, 28.0))
 _HOLD_S = (0.5, 1.5)
 """A force stays the same for a time drawn from this range."""
 _FASTEST_MPS = 1.5
@@ -131,8 +131,8 @@ def episodes(config: PhysicsConfig, drive_id: str) -> Iterator[Episode]:
         captions=(Caption(0, config.steps, caption(config)),),
         labels={"balls": str(config.balls)},
     )
-    colours = _COLOURS[: config.balls]
-    yield from log_episodes(log, {CAMERA: (draw(motion.box, state, colours, _BACKGROUND, size) for state in motion.states)})
+    colours = COLOURS[: config.balls]
+    yield from log_episodes(log, {CAMERA: (draw(motion.box, state, colours, BACKGROUND, size) for state in motion.states)})
 
 
 def caption(config: PhysicsConfig) -> str:

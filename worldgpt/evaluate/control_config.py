@@ -3,24 +3,17 @@
 from dataclasses import dataclass, replace
 
 from data.errors import UserError
+from worldgpt.evaluate.settings import EvaluationConfig
 
 
 @dataclass(frozen=True)
-class ControlConfig:
+class ControlConfig(EvaluationConfig):
     """Does it do what it is told: how much of prompts, actions and telemetry is realised in the pictures, each beside its floor."""
 
-    checkpoint: str = "runs/worldgpt"
-    """Folder of a trained world model."""
-    data: str = "runs/data/dashsim"
-    """Prepared data set; its drives must be longer than context and frames."""
     output: str = "runs/control"
     """Folder for report.json, the plots, confusion.png and the videos side by side; refused if it exists, unless --overwrite is given."""
-    overwrite: bool = False
-    """Replace the output folder."""
     probes: str = "runs/probes"
     """Folder of the measuring networks; trained on the data set's own split `train` if it is missing, which takes some minutes."""
-    split: str = "val"
-    """Split of the data set that the true drives are taken from."""
     heldout_split: str = "heldout"
     """Split whose looks (weather and time of day) were never seen together in training; left out where the data set has none."""
     rollouts: int = 64
@@ -35,21 +28,11 @@ class ControlConfig:
     """Lateral deviations that are commanded, each to both sides."""
     deviation_steps: int = 25
     """Steps within which a deviation is to be realised."""
-    seed: int = 0
-    """Decides every draw."""
-    temperature: float = 1.0
-    """Of the draws."""
-    top_p: float = 0.95
-    """Draw from the likeliest tokens that together reach this probability."""
-    batch: int = 16
-    """Worlds that are rolled out together."""
     quick: bool = False
     """A rough table in about 5 minutes on two cores with a model of the preset `demo`: few rollouts, most of them short."""
 
     def __post_init__(self) -> None:
-        for name, least in (("rollouts", 2), ("frames", 8), ("batch", 1), ("deviation_steps", 2), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name.replace('_', '-')}: expected at least {least}, got {getattr(self, name)}")
+        self.expect(rollouts=2, frames=8, deviation_steps=2)
         wrong = [deviation for deviation in self.deviations_m if not 0 < deviation <= 2]
         if wrong:
             raise UserError(f"--deviations-m: expected metres above 0 and up to 2, got {wrong[0]:g}")

@@ -47,6 +47,8 @@ class Starts:
     """(B, H, W, 3) uint8: the last frame of the context."""
     captions: list[str]
     """(B,)."""
+    places: tuple[tuple[str, int], ...]
+    """(B,): drive_id, and the step of the first frame that follows."""
 
 
 @dataclass(frozen=True)
@@ -87,7 +89,8 @@ def read_starts(pipeline: WorldGPTPipeline, config: DriftConfig) -> Starts:
         frames.append(episode.frames[camera])
         captions.append(next((c.text for c in episode.captions), ""))
     table, pictures = np.stack(tokens), np.stack(frames)
-    return Starts(table[:, :context], table[:, context:], pictures[:, context:], pictures[:, context - 1], captions)
+    places = tuple((drive_id, start + context) for drive_id, start in chosen)
+    return Starts(table[:, :context], table[:, context:], pictures[:, context:], pictures[:, context - 1], captions, places)
 
 
 def measure_baselines(pipeline: WorldGPTPipeline, starts: Starts) -> dict[str, Measured]:

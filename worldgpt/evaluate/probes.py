@@ -141,7 +141,10 @@ class RoadDetector(nn.Module):
         self.score = nn.Linear(config.features, 1)
 
     def forward(self, frames: Tensor) -> Tensor:  # (B, H, W, 3), values 0..255 -> (B,)
-        return self.score(self.trunk(rearrange(frames.float() / 127.5 - 1, "b h w c -> b c h w")))[:, 0]
+        return self.score(self.features(frames))[:, 0]
+
+    def features(self, frames: Tensor) -> Tensor:  # (B, H, W, 3), values 0..255 -> (B, F)
+        return self.trunk(rearrange(frames.float() / 127.5 - 1, "b h w c -> b c h w"))
 
 
 @dataclass(frozen=True)
@@ -260,6 +263,13 @@ class Probes:
         chunks = (np.ascontiguousarray(frames[i : i + CHUNK]) for i in range(0, len(frames), CHUNK))
         found = [self.road(torch.from_numpy(chunk).to(self.device)).cpu().numpy() for chunk in chunks]
         return np.concatenate([np.zeros(0, np.float32), *found])
+
+    @torch.no_grad()
+    def frame_features(self, frames: np.ndarray) -> np.ndarray:
+        """(B, F) float32: the road detector's features of single frames (B, H, W, 3) uint8, in any order."""
+        self._check(frames)
+        chunks = (np.ascontiguousarray(frames[i : i + CHUNK]) for i in range(0, len(frames), CHUNK))
+        return np.concatenate([self.road.features(torch.from_numpy(chunk).to(self.device)).cpu().numpy() for chunk in chunks])
 
     def save(self, folder: Path) -> None:
         """Write probes.json and probes.safetensors; the folder must be new, empty or one of probes."""
