@@ -4,6 +4,7 @@ import cli
 
 from worldgpt.evaluate.control_config import ControlConfig
 from worldgpt.evaluate.drift_config import DriftConfig
+from worldgpt.evaluate.page_config import PageConfig
 from worldgpt.evaluate.physics_config import PhysicsEvaluationConfig
 from worldgpt.evaluate.quality_config import QualityConfig
 
@@ -12,7 +13,7 @@ def drift(config: DriftConfig) -> None:
     from worldgpt.evaluate.drift import evaluate_drift
 
     evaluate_drift(config)
-    print(f"report: {config.output} (report.json, curves.png, rollouts.mp4, rollouts.png)")
+    print(f"report: {config.output} (report.json, table.md, curves.png, rollouts.mp4, rollouts.png)")
 
 
 def control(config: ControlConfig) -> None:
@@ -36,13 +37,25 @@ def physics(config: PhysicsEvaluationConfig) -> None:
     print(f"report: {config.output} (report.json, table.md, curves.png, rollouts.png)")
 
 
-COMMANDS = {QualityConfig: quality, DriftConfig: drift, ControlConfig: control, PhysicsEvaluationConfig: physics}
+def everything(config: PageConfig) -> None:
+    from worldgpt.evaluate.page import evaluate_all
+
+    print(f"report: {evaluate_all(config)}")
+
+
+COMMANDS = {
+    "quality": (QualityConfig, quality),
+    "drift": (DriftConfig, drift),
+    "control": (ControlConfig, control),
+    "physics": (PhysicsEvaluationConfig, physics),
+    "all": (PageConfig, everything),
+}
 
 
 def main() -> None:
-    settings = {command.__name__: config for config, command in COMMANDS.items()}
+    settings = {name: config for name, (config, _) in COMMANDS.items()}
     config = cli.parse_command(settings, about="Measure a trained world model on true drives.")
-    COMMANDS[type(config)](config)
+    next(run for kind, run in COMMANDS.values() if kind is type(config))(config)
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ from worldgpt.pipeline import WorldGPTPipeline
 from worldgpt.token_store import encode_store
 from worldgpt.train import build_model
 
-BALLS = PhysicsConfig(episodes=4, val_episodes=16, size="32x48", radius=0.12, mass_ratio=1.5, speed=1.0)
+BALLS = PhysicsConfig(episodes=4, val_episodes=24, size="32x48", radius=0.1, mass_ratio=1.5, speed=0.4, force=0.3)
 
 
 @pytest.fixture(scope="module")

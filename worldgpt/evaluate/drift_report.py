@@ -1,4 +1,4 @@
-"""The report on drift: report.json, curves.png, and the rollouts side by side to look at."""
+"""The report on drift: report.json, its figures as tables, curves.png, and the rollouts side by side to look at."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -63,7 +63,9 @@ def write_drift_report(
     rows = {"true": starts.frames[:SHOWN], **{name: m.frames[:SHOWN] for name, m in measured.items() if name != OTHER}}
     write_side_by_side(output / "rollouts.mp4", rows, fps)
     save_png(sheet(rows), output / "rollouts.png")
-    print(summary(report))
+    table = drift_table(report)
+    (output / "table.md").write_text(table + "\n", encoding="utf-8")
+    print(table)
 
 
 def read_at_marks(
@@ -115,17 +117,19 @@ def marks(lines: Mapping[str, np.ndarray], fps: float) -> dict[str, dict[str, fl
     return found
 
 
-def summary(report: Mapping[str, Any]) -> str:
-    """Tables for the console: one for each horizon that was reached."""
-    lines = []
+def drift_table(report: Mapping[str, Any]) -> str:
+    """Markdown tables, one for each horizon that was reached."""
+    tables = []
     for second in MARKS_S:
         if report["at_seconds"][FLOOR]["code_divergence"][str(second)] is None:
             continue
-        lines.append(f"{f'after {second} s':16}" + "".join(f"{title:>11}" for title in (*SUMMARISED.values(), "frames/s")))
+        titles = (f"after {second} s", *SUMMARISED.values(), "frames/s")
+        lines = ["| " + " | ".join(titles) + " |", "| --- |" + " --- |" * (len(titles) - 1)]
         for name, figures in report["at_seconds"].items():
             cells = [figures.get(key, {}).get(str(second)) for key in SUMMARISED] + [report["frames_per_s"].get(name)]
-            lines.append(f"{name:16}" + "".join(f"{'-' if cell is None else format(cell, '.3g'):>11}" for cell in cells))
-    return "\n".join(lines)
+            lines.append(f"| {name} | " + " | ".join("-" if cell is None else format(cell, ".3g") for cell in cells) + " |")
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
 
 
 def _panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[str, np.ndarray]]:

@@ -1,0 +1,54 @@
+"""The page of all evaluations: it needs no other file, and a part that cannot run says why."""
+
+import re
+from pathlib import Path
+
+import pytest
+
+from data.errors import UserError
+from data.store import EpisodeStore
+from worldgpt.evaluate.page import evaluate_all, tables
+from worldgpt.evaluate.page_config import PageConfig
+from worldgpt.evaluate.probe_training import train_probes
+from worldgpt.evaluate.probes import ProbeConfig
+
+QUICK = ProbeConfig(steps=20, road_steps=10, batch_size=8, road_batch_size=8, width=8, road_width=8, floor_steps=64, floor_frames=64)
+
+
+@pytest.fixture(scope="module")
+def settings(trained: Path, column_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+    probes = tmp_path_factory.mktemp("measuring") / "probes"
+    train_probes(QUICK, column_store, probes)
+    return {"checkpoint": str(trained), "data": str(column_store.path), "probes": str(probes)}
+
+
+def test_all_parts_come_to_one_page(settings: dict[str, str], tmp_path: Path) -> None:
+    page = evaluate_all(PageConfig(**settings, output=str(tmp_path / "report"), quick=True)).read_text()
+    for name in ("Quality", "Control", "Drift"):
+        assert f"<h2>{name}</h2>" in page
+    assert "Left out" not in page
+    assert page.count("data:image/png;base64,") >= 8
+    assert not re.findall(r'(?:src|href)="(?!data:)', page) and "<script" not in page
+    assert "<td>camera/front</td>" in page and "<td>tokenizer floor</td>" in page and "<td>every_n:20</td>" in page
+
+
+def test_a_part_that_cannot_run_says_why(
+    settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for part in ("quality.evaluate_quality", "control.evaluate_control"):
+        monkeypatch.setattr(f"worldgpt.evaluate.{part}", _refuse)
+    config = PageConfig(**settings, output=str(tmp_path / "report"), horizon=12, quick=True)
+    page = evaluate_all(config).read_text()
+    assert page.count("Left out: no &lt;such&gt; thing") == 2 and "<td>every_n:20</td>" in page
+    assert "quality left out: no <such> thing" in capsys.readouterr().out
+    monkeypatch.setattr("worldgpt.evaluate.drift.evaluate_drift", _refuse)
+    with pytest.raises(UserError, match="no part could be measured; no <such> thing"):
+        evaluate_all(PageConfig(**settings, output=str(tmp_path / "other")))
+
+
+def _refuse(config: object) -> None:
+    raise UserError("no <such> thing")
+
+
+def test_several_tables_stay_apart() -> None:
+    assert tables("| a |\n| --- |\n| 1 |\n\n| b |\n| --- |").count("<table>") == 2
