@@ -19,8 +19,8 @@ def check_repo(repo: str) -> str:
 
 
 @contextmanager
-def hub_errors(repo: str) -> Iterator[None]:
-    """Tell what the Hub, or the way to it, answers in one line that names `repo`."""
+def hub_errors(repo: str, broken: str = "the cache does not hold it") -> Iterator[None]:
+    """Tell what the Hub, or the way to it, answers in one line that names `repo`; where the line is `broken`, what follows from that."""
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError, LocalTokenNotFoundError
 
     # The base class of what the HTTP client raises, whichever client this version of huggingface_hub has.
@@ -37,7 +37,7 @@ def hub_errors(repo: str) -> Iterator[None]:
         if isinstance(cause, HfHubHTTPError):
             raise UserError(f"{repo}: {_answer(cause)}") from error
         if isinstance(cause, (line_broke, ConnectionError, LocalEntryNotFoundError)):
-            raise UserError(f"{repo}: the Hub cannot be reached, and the cache does not hold it ({_one_line(cause)})") from error
+            raise UserError(f"{repo}: the Hub cannot be reached, or no longer; {broken} ({_one_line(cause)})") from error
         raise
 
 

@@ -73,7 +73,7 @@ def cached_files(
 def fetch_all(repo: str, names: Collection[str], fetch: Callable[[str], None], progress: bool) -> None:
     """Call `fetch` on every name, some at once; the first error ends it."""
     bar = Bar("fetching", total=len(names), unit="files", enabled=progress and len(names) > 0)
-    with hub_errors(repo), bar, ThreadPoolExecutor(AT_ONCE) as pool:
+    with hub_errors(repo, "fetching again goes on from the cache"), bar, ThreadPoolExecutor(AT_ONCE) as pool:
         try:
             for _ in pool.map(fetch, names):
                 bar.advance(1)
@@ -125,7 +125,7 @@ def send(repo: str, kind: Kind, shipment: Shipment, *, private: bool = False, pr
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
     revision = options.get("revision")
-    with hub_errors(repo):
+    with hub_errors(repo, "nothing is published yet, and pushing again sends only what is missing"):
         api: Any = HfApi(library_name="worldgpt", token=options.get("token"))
         url = api.create_repo(repo, repo_type=kind, private=private or None, exist_ok=True)
         _check_ours(api.repo_info(repo, repo_type=kind), repo, shipment, private)

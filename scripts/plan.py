@@ -77,7 +77,7 @@ def lines(config: PlanConfig, train, layout, made, shards: int, memory: int) -> 
         "memory a GPU:",
         *(f"  {name.replace('_', ' '):<14}{count / gib:8.2f} GiB" for name, count in asdict(made.memory).items()),
         f"  {'together':<14}{made.memory.total / gib:8.2f} GiB",
-        f"a rollout's cache: {made.cache / gib:.2f} GiB a world",
+        f"a rollout: {made.decoder / gib:.2f} GiB beside the weights, and {made.cache / gib:.2f} GiB of cache a world",
         f"at {config.utilisation:.0%} of the peak: {made.tokens_per_s:,.0f} tokens/s, {duration} "
         f"for {loop.steps:,} updates ({made.tokens / 1e9:,.1f} billion tokens, {made.flops:.2g} floating-point operations)",
     ]

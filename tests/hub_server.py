@@ -47,6 +47,8 @@ class HubServer(ThreadingHTTPServer):
         self.hang_after: int | None = None
         """After so many uploaded blobs the next ones stay unanswered, as on a line that broke."""
         self.hanging = threading.Event()
+        self.refuses = False
+        """Uploads of blobs are forbidden."""
 
     def __enter__(self) -> "HubServer":
         threading.Thread(target=self.serve_forever, daemon=True).start()
@@ -80,6 +82,9 @@ class _Handler(BaseHTTPRequestHandler):
     def do_PUT(self) -> None:
         body = self._begin()
         hub, oid = self.server, self.path.removeprefix("/lfs/")
+        if hub.refuses:
+            self._answer(403)
+            return
         if hub.hang_after is not None and len(hub.blobs) >= hub.hang_after:
             hub.hanging.wait()
             self.close_connection = True

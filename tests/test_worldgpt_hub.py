@@ -5,6 +5,7 @@ import shutil
 import struct
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -63,7 +64,17 @@ def test_a_model_goes_to_the_hub_and_comes_back_the_same(hub: Hub, trained: Path
     assert {"sample.mp4", "sample.png"} <= set(files)
     assert not any(name.endswith((".bin", ".pt", ".pkl")) for name in files)
     card = files["README.md"].decode()
-    for fact in ("license: apache-2.0", "speed_mps", "steering_norm", "copy_last", "frame_nats", '"width": 48'):
+    command = "python scripts/train_worldgpt.py --preset demo --data DATA --tokenizer TOKENIZER --output OUTPUT"
+    for fact in (
+        "license: apache-2.0",
+        "speed_mps",
+        "steering_norm",
+        "copy_last",
+        "frame_nats",
+        '"width": 48',
+        command,
+        "--loop.steps 400",
+    ):
         assert fact in card, fact
     assert str(trained) not in card and str(trained.parent) not in b"".join(files.values()).decode("latin1")
     done = hub.run("hub.py", "pull", "--repo", REPO, "--output", "back")
@@ -73,6 +84,32 @@ def test_a_model_goes_to_the_hub_and_comes_back_the_same(hub: Hub, trained: Path
     assert back.tokenizer is not None and here.tokenizer is not None
     assert back.tokenizer.content_hash() == here.tokenizer.content_hash()
     assert "already holds files" in refused(hub.run("hub.py", "pull", "--repo", REPO, "--output", "back"))
+
+
+def test_an_interrupted_push_publishes_nothing_and_goes_on_with_what_is_missing(hub: Hub, trained: Path) -> None:
+    server, push = hub.server, ("push", "--checkpoint", str(trained), "--repo", REPO)
+    server.hang_after = 1
+    command = [sys.executable, str(ROOT / "scripts" / "hub.py"), *push]
+    process = subprocess.Popen(command, cwd=hub.folder, env=server.environment(hub.folder / "hf"), stderr=subprocess.DEVNULL)
+    end = time.monotonic() + 60
+    while len(server.blobs) < 1 or sum(method == "PUT" for method, _ in server.asked) < 2:
+        assert time.monotonic() < end
+        time.sleep(0.02)
+    process.kill()
+    process.wait()
+    arrived = set(server.blobs)
+    assert not server.repos["model", REPO].files
+    assert "holds no config.json" in refused(hub.run("hub.py", "pull", "--repo", REPO, "--output", "back"))
+    server.refuses = True  # a right that was withdrawn
+    assert f"{REPO}: the token in use has no right to do this" in refused(hub.run("hub.py", *push))
+    assert not server.repos["model", REPO].files
+    server.hang_after, server.refuses = None, False
+    server.hanging.set()
+    server.asked.clear()
+    assert hub.run("hub.py", *push).returncode == 0
+    sent = {path.removeprefix("/lfs/") for method, path in server.asked if method == "PUT"}
+    assert sent and not sent & arrived
+    assert hub.run("hub.py", "pull", "--repo", REPO, "--output", "back").returncode == 0
 
 
 def test_models_run_by_their_name_and_without_a_network(hub: Hub, trained: Path) -> None:

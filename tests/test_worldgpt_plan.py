@@ -13,6 +13,7 @@ from conditioning.text_config import TextConfig
 from data.errors import UserError
 from tokenizer.memory import saved_bytes
 from worldgpt.config import ModelConfig, WorldTrainConfig, presets
+from worldgpt.decoder import StepDecoder
 from worldgpt.layout import Layout
 from worldgpt.loss import token_nats, total_loss
 from worldgpt.model import WorldGPT, WorldGPTConfig
@@ -23,6 +24,7 @@ from worldgpt.plan import (
     advice,
     cache_bytes,
     count_parameters,
+    decoder_bytes,
     largest_batch,
     plan,
     preset_layout,
@@ -113,6 +115,28 @@ def test_the_cache_is_that_of_a_rollout() -> None:
     cache = built(TINY, layout, TEXT).new_cache(3)
     held = sum(tensor.numel() * tensor.element_size() for tensor in (cache.raw_keys, cache.keys, cache.values))
     assert cache_bytes(TINY, layout, 3, bf16=False) == held
+
+
+@pytest.mark.parametrize("levels", [(), (4,) * 15])
+def test_a_rollout_keeps_what_is_planned(levels: tuple[int, ...]) -> None:
+    layout = Layout.build({"front": (4, 4)}, 4**15 if levels else 300, *CHANNELS, TEXT.prompt_tokens, levels)
+    model, found = built(TINY, layout, TEXT), {}
+    own = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def walk(value: object) -> None:
+        if isinstance(value, torch.Tensor):
+            if value.is_floating_point() and value.untyped_storage().data_ptr() not in own:
+                found[value.data_ptr()] = value.numel() * value.element_size()
+        elif isinstance(value, dict):
+            walk(list(value.values()))
+        elif isinstance(value, (list, tuple)):
+            for part in value:
+                walk(part)
+        elif type(value).__module__ == "worldgpt.decoder":
+            walk(list(vars(value).values()))
+
+    walk(StepDecoder(model))
+    assert decoder_bytes(TINY, layout, bf16=False) == pytest.approx(sum(found.values()), rel=0.05)
 
 
 def test_work_is_counted_as_in_training(column_store, column_tokens, tmp_path: Path) -> None:

@@ -148,7 +148,7 @@ def presets() -> dict[str, TokenizerTrainConfig]:
     demo = LoopConfig(
         steps=500, batch_size=16, learning_rate=2e-3, weight_decay=0.0, beta2=0.95, warmup_steps=50, ema_decay=0.99, log_every=100
     )
-    small = replace(demo, steps=6000, warmup_steps=100, ema_decay=0.998)
+    small = replace(demo, steps=7000, warmup_steps=100, ema_decay=0.998)
     big = replace(demo, steps=50_000, batch_size=64, learning_rate=1e-3, warmup_steps=1000, ema_decay=0.999)
     base = TokenizerConfig(8, encoder_width=128, encoder_depth=2, decoder_width=128, decoder_depth=4, levels=(4, 4, 4, 4, 4, 4))
     gaia = TokenizerConfig(16, encoder_width=128, encoder_depth=2, decoder_width=192, decoder_depth=4, levels=(8, 8, 8, 4, 4))

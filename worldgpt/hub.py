@@ -11,6 +11,7 @@ from data.hub_card import CARD_FILE, license_lines, table
 from data.hub_files import Access, Shipment, check_output, place, send
 from tokenizer.checkpoint import checkpoint_folder
 from tokenizer.weight_files import CONFIG, is_ours
+from worldgpt.command import PLACES, training_command
 from worldgpt.generate import generate
 from worldgpt.generate_config import GenerateConfig
 from worldgpt.model import WorldGPT
@@ -19,8 +20,6 @@ from worldgpt.pipeline import WorldGPTPipeline
 TOKENIZER = "tokenizer"
 SAMPLE = "sample"
 SAMPLE_PROMPT, SAMPLE_FRAMES = "rainy night", 60
-_PATHS = ("data", "tokenizer", "output", "init_from", "from_run")
-"""Settings of a training that are paths on somebody's machine."""
 
 
 def push_checkpoint(folder: Path, repo: str, *, private: bool = False, license: str | None = None, token: str | bool | None = None) -> str:
@@ -138,10 +137,11 @@ def _training(run: dict[str, Any]) -> list[str]:
     config = run.get("config")
     if not isinstance(config, dict):
         return []
-    settings = {name: value for name, value in config.items() if name not in (*_PATHS, "resume", "overwrite")}
+    settings = {name: value for name, value in config.items() if name not in (*PLACES, "from_run", "resume", "overwrite")}
     facts = [f"Data: `{run['data_hash']}`."] if "data_hash" in run else []
     facts += [f"Tokenizer: `{run['tokenizer_hash']}`."] if "tokenizer_hash" in run else []
-    return ["## How it was trained", *facts, "`scripts/train_worldgpt.py` with", f"```json\n{json.dumps(settings, indent=1)}\n```"]
+    facts += [f"```bash\n{training_command(config)}\n```", "All settings:", f"```json\n{json.dumps(settings, indent=1)}\n```"]
+    return ["## How it was trained", *facts]
 
 
 def _read(records: Path | None, name: str) -> dict[str, Any]:

@@ -18,11 +18,12 @@ from conditioning.steering import Commands
 from data.errors import UserError
 from data.folder import atomic_folder
 from data.hub_files import Access
-from tokenizer.checkpoint import checkpoint_folder, load_checkpoint
+from tokenizer.checkpoint import checkpoint_folder, inside, load_checkpoint
 from tokenizer.model import FrameTokenizer, load_tokenizer
 from worldgpt.anchors import Policy, Scene, parse_policy
 from worldgpt.model import WorldGPT
 from worldgpt.notices import tell_clamped, tell_planner, tell_unfamiliar
+from worldgpt.placement import numbers, placed
 from worldgpt.rollout import FREE, Decide, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingConfig, SamplingPlan
 
@@ -97,7 +98,9 @@ class WorldGPTPipeline:
         name: str | Path,
         *,
         device: str | torch.device | None = None,
-        dtype: torch.dtype | None = None,
+        device_map: str | int | torch.device | Mapping[str, Any] | None = None,
+        dtype: torch.dtype | str | None = None,
+        subfolder: str | None = None,
         revision: str | None = None,
         local_files_only: bool = False,
         token: str | bool | None = None,
@@ -105,16 +108,19 @@ class WorldGPTPipeline:
     ) -> "WorldGPTPipeline":
         """Load a checkpoint from a folder or, as user/name, from the Hub; UserError where there is none, or one that does not fit together.
 
-        Without `device`, a GPU is taken where there is one; without `dtype`, bf16 there and float32 on the CPU. `revision` is a branch,
-        tag or commit; with `local_files_only` the cache serves and nobody is asked.
+        Without `device` or `device_map` (one device for all), a GPU is taken where there is one; without `dtype`, bf16 there and float32
+        on the CPU. `subfolder` is where the checkpoint lies, `revision` a branch, tag or commit; with `local_files_only` the cache serves
+        and nobody is asked.
         """
-        access = Access(revision, local_files_only, token, cache_dir)
-        folder = checkpoint_folder(name, WorldGPT.kind, ("", "tokenizer"), access)
-        device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        model = cast(Any, load_world_model(folder)).to(device, dtype or (torch.bfloat16 if device.type == "cuda" else torch.float32))
+        access, below = Access(revision, local_files_only, token, cache_dir), subfolder or ""
+        place = placed(device, device_map)
+        root = checkpoint_folder(name, WorldGPT.kind, (below, f"{below}/tokenizer".lstrip("/")), access)
+        folder = inside(root, below)
+        model: Any = load_world_model(folder)
+        model = model.to(place, numbers(dtype, place, model.dtype))
         if not (folder / "tokenizer").is_dir():
             return cls(model, None)
-        tokenizer = cast(Any, load_tokenizer(folder / "tokenizer")).to(device)
+        tokenizer = cast(Any, load_tokenizer(folder / "tokenizer")).to(place)
         if tokenizer.content_hash() != model.config.tokenizer_hash:
             raise UserError(f"{name}: the tokenizer in it is not the one that the world model was trained with")
         return cls(model, tokenizer)

@@ -139,6 +139,20 @@ def cache_bytes(model: ModelConfig, layout: Layout, worlds: int, bf16: bool) -> 
     return 3 * (2 if bf16 else 4) * worlds * model.layers * model.context_steps * layout.positions_per_step * model.width
 
 
+def decoder_bytes(model: ModelConfig, layout: Layout, bf16: bool) -> int:
+    """What worldgpt/decoder.py keeps beside the model's own weights while worlds are rolled out: the blocks' matrices and the ways in and
+    out as they are read fastest, and each codebook's vectors as rows of the model's width."""
+    d, c = model.width, model.code_width
+    numbers = model.layers * (4 * d * d + 3 * d * model.mlp_width)
+    for book in layout.codebooks:
+        ids = sum(part + 1 for part in book.parts)
+        numbers += ids * (c + d) + sum(part * c + d * c for part in book.parts)  # vectors, rows; ids and ways out
+        told = [sum(part + 1 for part in book.parts[: k + 1]) for k in range(len(book.parts) - 1)]
+        numbers += sum(told) * d + (len(book.parts) - 1) * d * d  # what each part told adds to the next
+    numbers += sum(2 * d * c * layout.hint_count(s.kind) for s in layout.streams)
+    return (2 if bf16 else 4) * numbers
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes on one GPU while it trains."""
@@ -201,6 +215,8 @@ class Plan:
     memory: Memory
     cache: int
     """Bytes of a rollout's cache, one world."""
+    decoder: int
+    """Bytes that a rollout keeps beside the weights, however many worlds."""
     windows: int
     """In one update, over all GPUs."""
     tokens: float
@@ -228,6 +244,7 @@ def plan(config: WorldTrainConfig, layout: Layout, gpu: Gpu, *, gpus: int, shard
         count_parameters(model, layout, config.text),
         training_memory(config, layout, shards=shards, bf16=bf16),
         cache_bytes(model, layout, 1, bf16),
+        decoder_bytes(model, layout, bf16),
         windows,
         tokens,
         flops,
