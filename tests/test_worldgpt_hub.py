@@ -16,6 +16,7 @@ from hub_server import HubServer, Repo
 
 from data.errors import UserError
 from tokenizer.model import FrameTokenizer, load_tokenizer
+from worldgpt.hub import model_card
 from worldgpt.model import WorldGPT
 from worldgpt.pipeline import WorldGPTPipeline, load_world_model
 
@@ -76,6 +77,9 @@ def test_a_model_goes_to_the_hub_and_comes_back_the_same(hub: Hub, trained: Path
         "--loop.steps 400",
     ):
         assert fact in card, fact
+    for limit in ("It remembers 4 steps (0.4 s)", "frames of 8x32 pixels at 10 a second", "0.0 hours of driving in 24 drives"):
+        assert limit in card, limit
+    assert "The floor of all pictures" not in card  # its tokenizer was never measured
     assert str(trained) not in card and str(trained.parent) not in b"".join(files.values()).decode("latin1")
     done = hub.run("hub.py", "pull", "--repo", REPO, "--output", "back")
     assert done.returncode == 0, done.stderr
@@ -84,6 +88,32 @@ def test_a_model_goes_to_the_hub_and_comes_back_the_same(hub: Hub, trained: Path
     assert back.tokenizer is not None and here.tokenizer is not None
     assert back.tokenizer.content_hash() == here.tokenizer.content_hash()
     assert "already holds files" in refused(hub.run("hub.py", "pull", "--repo", REPO, "--output", "back"))
+
+
+def test_the_card_tells_the_tokenizers_floor_where_it_is_known(trained: Path, tmp_path: Path) -> None:
+    report = json.loads((trained / "report.json").read_text())
+    report["tokenizer"] = {"psnr_db": 31.24, "ssim": 0.9, "masks": {"paint": {"psnr_db": 25.01}, "cars": None}}
+    (tmp_path / "report.json").write_text(json.dumps(report))
+    card = model_card(WorldGPTPipeline.from_pretrained(trained), REPO, None, tmp_path)
+    assert "the tokenizer's own error: PSNR 31.2 dB, SSIM 0.900, inside paint 25.0 dB." in card and "## How it was trained" not in card
+
+
+PUSH = f"""
+from worldgpt.pipeline import WorldGPTPipeline
+pipeline = WorldGPTPipeline.from_pretrained("TRAINED")
+print(pipeline.push_to_hub("{REPO}", private=True))
+"""
+
+
+def test_a_pipeline_is_pushed_and_had_back_by_its_revision(hub: Hub, trained: Path) -> None:
+    done = hub.python(PUSH.replace("TRAINED", str(trained)))
+    assert done.returncode == 0, done.stderr
+    repo = hub.server.repos["model", REPO]
+    assert repo.private and REPO in done.stdout
+    load = f'print(WorldGPTPipeline.from_pretrained("{REPO}", revision="{repo.sha}").model.content_hash())'
+    load = f"from worldgpt.pipeline import WorldGPTPipeline\n{load}"
+    done = hub.python(load)
+    assert done.returncode == 0 and done.stdout.strip() == load_world_model(trained).content_hash(), done.stderr
 
 
 def test_an_interrupted_push_publishes_nothing_and_goes_on_with_what_is_missing(hub: Hub, trained: Path) -> None:

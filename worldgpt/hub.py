@@ -110,6 +110,7 @@ def model_card(pipeline: WorldGPTPipeline, repo: str, license: str | None, recor
         f'pipe = WorldGPTPipeline.from_pretrained("{repo}")\ndrive = pipe("{SAMPLE_PROMPT}", frames=100)\n```',
         *_figures(report),
         *_training(run),
+        *_limits(pipeline, run),
     ]
     return "\n\n".join(part for part in parts if part) + "\n"
 
@@ -123,14 +124,40 @@ def _channels(model: WorldGPT) -> list[tuple[str, ...]]:
 
 
 def _figures(report: dict[str, Any]) -> list[str]:
-    """Held-out figures beside those of the baselines, as the training measured them."""
+    """Held-out figures beside those of the baselines, and the tokenizer's own error, as the trainings measured them."""
     columns = {"world model": report.get("held_out"), **report.get("baselines", {})}
     known = {name: values for name, values in columns.items() if isinstance(values, dict)}
     rows = [
         (figure, *(f"{values[figure]:.3f}" if figure in values else "" for values in known.values()))
         for figure in known.get("world model", {})
     ]
-    return ["## Held-out drives, nats a token", table(("", *known), rows)] if rows else []
+    parts = ["## Held-out drives, nats a token", table(("", *known), rows)] if rows else []
+    floor = report.get("tokenizer")
+    if isinstance(floor, dict) and "psnr_db" in floor:
+        masks = {name: values for name, values in (floor.get("masks") or {}).items() if values}
+        inside = "".join(f", inside {name} {values['psnr_db']:.1f} dB" for name, values in masks.items())
+        parts.append(
+            f"The floor of all pictures, the tokenizer's own error: PSNR {floor['psnr_db']:.1f} dB, SSIM {floor['ssim']:.3f}{inside}."
+        )
+    return parts
+
+
+def _limits(pipeline: WorldGPTPipeline, run: dict[str, Any]) -> list[str]:
+    """What the checkpoint's own numbers say that it cannot know."""
+    config, words = pipeline.model.config, pipeline.model.caption_words
+    seen = config.context_steps / config.fps
+    lines = [f"It remembers {config.context_steps} steps ({seen:.1f} s); what it saw earlier it may dream anew."]
+    lines.append(
+        f"It knows frames of {config.frame_size[0]}x{config.frame_size[1]} pixels at {config.fps:g} a second, and no other cameras."
+    )
+    if words is not None:
+        lines.append(f"It has read {len(words.counts)} different words; prompts of others mean little to it, and say so.")
+    sets = [one for one in run.get("data", []) if isinstance(one, dict) and "train" in one]
+    if sets:
+        hours = sum(one["train"]["steps"] / one["fps"] / 3600 for one in sets)
+        drives = sum(one["train"]["drives"] for one in sets)
+        lines.append(f"It has seen {hours:.1f} hours of driving in {drives} drives; what did not happen there it has not learned.")
+    return ["## Limits", "\n".join(f"- {line}" for line in lines)]
 
 
 def _training(run: dict[str, Any]) -> list[str]:

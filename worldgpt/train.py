@@ -14,7 +14,7 @@ from conditioning.familiarity import WordCounts
 from conditioning.text import fit_text_encoder
 from conditioning.wording import Rewording
 from data.errors import UserError
-from data.folder import write_json
+from data.folder import read_json, write_json
 from tokenizer.keyed import keyed_rng
 from tokenizer.loop import run_loop
 from tokenizer.model import FrameTokenizer
@@ -32,6 +32,7 @@ from worldgpt.own_history import with_own_history
 from worldgpt.pipeline import WorldGPTPipeline, load_world_model
 from worldgpt.plan import advice
 from worldgpt.samples import sample_sheet
+from worldgpt.token_store import TokenStore
 from worldgpt.token_table import TokenTable
 from worldgpt.transfer import load_matching, text_of
 from worldgpt.windows import AnchorPlan, WindowReader, corrupt, model_batch
@@ -137,6 +138,15 @@ def build_model(config: WorldTrainConfig, mixture: Mixture, source: WorldGPT | N
     return model
 
 
+def data_facts(store: TokenStore) -> dict[str, Any]:
+    """What a run's record says of a set: how much there is in each split."""
+    facts: dict[str, Any] = {"hash": store.info.data_hash, "fps": store.info.fps}
+    for split in dict.fromkeys(drive.split for drive in store.info.drives):
+        drives = store.drives(split)
+        facts[split] = {"drives": len(drives), "steps": sum(drive.steps for drive in drives)}
+    return facts
+
+
 def check_tokenizer(tokenizer: FrameTokenizer, manifest: Any, folder: str) -> None:
     """UserError where the tokenizer was trained on other cameras or another frame size than the data has."""
     trained = tokenizer.config
@@ -153,7 +163,12 @@ def check_tokenizer(tokenizer: FrameTokenizer, manifest: Any, folder: str) -> No
 def train_worldgpt(config: WorldTrainConfig, mixture: Mixture, tokenizer: FrameTokenizer | None, output: Path) -> dict[str, Any]:
     """Train, evaluate against baselines, write `output`; returns the report (empty on all processes but the first)."""
     began, state = time.time(), processes()
-    description = {"config": asdict(config), "data_hash": mixture.data_hash, "tokenizer_hash": mixture.tokenizer_hash}
+    description = {
+        "config": asdict(config),
+        "data_hash": mixture.data_hash,
+        "data": [data_facts(store) for store in mixture.stores],
+        "tokenizer_hash": mixture.tokenizer_hash,
+    }
     if config.resume:
         check_identity(output, description)  # before a model is built
     source = load_world_model(config.init_from) if config.init_from is not None else None
@@ -167,6 +182,9 @@ def train_worldgpt(config: WorldTrainConfig, mixture: Mixture, tokenizer: FrameT
         return {}
     windows = len(task.held_out.tokens)
     report = {"held_out": figures, "baselines": task.baselines(), "seconds": round(time.time() - began), "windows": windows}
+    floor = Path(config.tokenizer) / "report.json"
+    if tokenizer is not None and floor.is_file():
+        report["tokenizer"] = read_json(floor)
     write_json(output / "report.json", report)
     print(comparison(report))
     return report
