@@ -6,7 +6,7 @@ Axes: F generated frames, A action channels, M telemetry channels. Steering is p
 
 import csv
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -56,6 +56,25 @@ class Commands:
     """(F, A) float32."""
     telemetry: np.ndarray
     """(F, M) float32."""
+
+    @classmethod
+    def named(
+        cls, values: Mapping[str, float | Sequence[float] | np.ndarray], actions: ChannelSet, telemetry: ChannelSet, frames: int
+    ) -> "Commands":
+        """From {channel: one value for all `frames`, or up to as many}, NaN where the model is free; other channels are free.
+
+        UserError where there is no such channel, or more values than frames.
+        """
+        tables = {kind: _free(channels, frames) for kind, channels in (("action", actions), ("telemetry", telemetry))}
+        for name, given in values.items():
+            kind, channels = ("telemetry", telemetry) if name in telemetry.names else ("action", actions)
+            if name not in channels.names:
+                raise UserError(f"actions: expected channels among {', '.join((*actions.names, *telemetry.names)) or 'none'}, got {name!r}")
+            column = np.asarray(given, np.float32)
+            if column.ndim > 1 or (column.ndim and len(column) > frames):
+                raise UserError(f"actions: {name} expected one value or up to {frames}, one a generated frame; got shape {column.shape}")
+            tables[kind][: len(column) if column.ndim else frames, channels.index(name)] = column
+        return cls(tables["action"], tables["telemetry"])
 
 
 def build_commands(

@@ -97,6 +97,22 @@ def test_commands_stand_and_steer(pipeline: WorldGPTPipeline) -> None:
     assert min(moved.values()) > 0.9
 
 
+def test_actions_by_name_are_commands(pipeline: WorldGPTPipeline) -> None:
+    free = np.full((4, 1), np.nan, np.float32)
+    table = Commands(np.array([[1.0], [-1.0], [np.nan], [np.nan]], np.float32), np.full((4, 1), 3.0, np.float32))
+    named = pipeline("sunny day", 4, actions={"steering_norm": [1.0, -1.0], "speed_mps": 3.0})
+    assert np.array_equal(named.tokens, pipeline("sunny day", 4, commands=table).tokens)
+    assert named.actions[0, :2, 0].tolist() == [1.0, -1.0] and (named.telemetry == 3).all()
+    for given, told in (
+        ({"wings": 1.0}, "expected channels among steering_norm, speed_mps, got 'wings'"),
+        ({"steering_norm": [0.0] * 5}, r"steering_norm expected one value or up to 4, one a generated frame; got shape \(5,\)"),
+    ):
+        with pytest.raises(UserError, match=told):
+            pipeline("sunny day", 4, actions=given)
+    with pytest.raises(UserError, match="actions, commands: expected one of them"):
+        pipeline("sunny day", 4, actions={}, commands=Commands(free, free))
+
+
 def moved_as_asked(pipeline: WorldGPTPipeline, action: float, **options: Any) -> float:
     """Share of steps on which the lit column moves as the action asks, drawn so warmly that many do not."""
     episode = column_episode(1)

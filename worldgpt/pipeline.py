@@ -205,6 +205,7 @@ class WorldGPTPipeline:
         guidance: float | GuidanceSchedule = 1.0,
         action_guidance: float | GuidanceSchedule = 1.0,
         context: np.ndarray | None = None,
+        actions: Mapping[str, Any] | None = None,
         commands: Sequence[Commands | None] | Commands | None = None,
         planner: Planner | None = None,
         sampling: SamplingConfig | SamplingPlan | None = None,
@@ -219,6 +220,7 @@ class WorldGPTPipeline:
         `frames`, `seed` and `commands` hold for all worlds, or are given one a world; a world that has come to its end drops out of
         the batch. `context` (T, J) or (B, T, J) are true steps to go on from; without, the first frame is dreamed from the prompt.
         `guidance` and `action_guidance` are the scales, or schedules of them, by which prompt and actions count more.
+        `actions` are {channel: its value in physical units, one or one a frame}, of telemetry too; `commands` the same as tables.
         `planner` decides the actions of every step after seeing its frame. `worlds` number the randomness (default 0, 1, ...).
         `reanchor` is a policy of worldgpt/anchors.py; those that replay a log need `truth` (F, J) or (B, F, J), the true steps.
         Commands beyond a channel's range are clamped, and words that training never showed mean little: a UserNotice says so.
@@ -226,6 +228,10 @@ class WorldGPTPipeline:
         schedules = [p if isinstance(p, PromptSchedule) else PromptSchedule(p) for p in prompts]
         count = len(schedules)
         lengths = _each(frames, count, "frames")
+        if actions is not None:
+            if commands is not None:
+                raise UserError("actions, commands: expected one of them, got both")
+            commands = Commands.named(actions, self.model.actions, self.model.telemetry, max(lengths))
         plan = sampling if isinstance(sampling, SamplingPlan) else SamplingPlan(sampling or SamplingConfig())
         plan.check(self.model.layout)
         rollout = Rollout(
