@@ -44,3 +44,15 @@ def trained(column_store, column_tokens, tmp_path_factory: pytest.TempPathFactor
     )
     train_worldgpt(config, Mixture.of(column_tokens), column_tokenizer(column_store), output)
     return output
+
+
+@pytest.fixture(scope="session")
+def column_probes(column_store, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder of measuring networks that have hardly learned that world."""
+    from worldgpt.evaluate.probe_training import train_probes
+    from worldgpt.evaluate.probes import ProbeConfig
+
+    folder = tmp_path_factory.mktemp("measuring") / "probes"
+    quick = ProbeConfig(steps=20, road_steps=10, batch_size=8, road_batch_size=8, width=8, road_width=8, floor_steps=64, floor_frames=64)
+    train_probes(quick, column_store, folder)
+    return folder

@@ -15,8 +15,6 @@ from worldgpt.evaluate.curves import curve_page
 from worldgpt.evaluate.drift import COPY, FLOOR, OTHER, Measured, evaluate_drift, measure_policy, read_starts
 from worldgpt.evaluate.drift_config import DriftConfig
 from worldgpt.evaluate.drift_report import marks
-from worldgpt.evaluate.probe_training import train_probes
-from worldgpt.evaluate.probes import ProbeConfig
 from worldgpt.evaluate.read_back import ReadBack, read_figures
 from worldgpt.evaluate.statistics import code_divergence, frame_statistics, sharpness
 from worldgpt.pipeline import WorldGPTPipeline
@@ -27,14 +25,6 @@ POLICIES = ("none", "every_n:6", "real:5")
 @pytest.fixture(scope="module")
 def pipeline(trained: Path) -> WorldGPTPipeline:
     return WorldGPTPipeline.from_pretrained(trained, device="cpu")
-
-
-@pytest.fixture(scope="module")
-def probes(column_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("measuring") / "probes"
-    quick = ProbeConfig(steps=20, road_steps=10, batch_size=8, road_batch_size=8, width=8, road_width=8, floor_steps=64, floor_frames=64)
-    train_probes(quick, column_store, folder)
-    return folder
 
 
 def settings(trained: Path, store: EpisodeStore, output: Path, **changes: object) -> DriftConfig:
@@ -121,8 +111,10 @@ def test_starts_are_true_drives(trained: Path, pipeline: WorldGPTPipeline, colum
         read_starts(pipeline, settings(trained, column_store, tmp_path, horizon=100))
 
 
-def test_the_report_holds_every_policy_beside_its_floor(trained: Path, column_store: EpisodeStore, probes: Path, tmp_path: Path) -> None:
-    measured = evaluate_drift(settings(trained, column_store, tmp_path / "drift", probes=str(probes)))
+def test_the_report_holds_every_policy_beside_its_floor(
+    trained: Path, column_store: EpisodeStore, column_probes: Path, tmp_path: Path
+) -> None:
+    measured = evaluate_drift(settings(trained, column_store, tmp_path / "drift", probes=str(column_probes)))
     assert list(measured) == [FLOOR, COPY, OTHER, *POLICIES]
     report = json.loads((tmp_path / "drift" / "report.json").read_text())
     assert report["anchors_per_rollout"] == {"none": 0, "every_n:6": 3, "real:5": 3}

@@ -9,17 +9,11 @@ from data.errors import UserError
 from data.store import EpisodeStore
 from worldgpt.evaluate.page import evaluate_all, tables
 from worldgpt.evaluate.page_config import PageConfig
-from worldgpt.evaluate.probe_training import train_probes
-from worldgpt.evaluate.probes import ProbeConfig
-
-QUICK = ProbeConfig(steps=20, road_steps=10, batch_size=8, road_batch_size=8, width=8, road_width=8, floor_steps=64, floor_frames=64)
 
 
 @pytest.fixture(scope="module")
-def settings(trained: Path, column_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
-    probes = tmp_path_factory.mktemp("measuring") / "probes"
-    train_probes(QUICK, column_store, probes)
-    return {"checkpoint": str(trained), "data": str(column_store.path), "probes": str(probes)}
+def settings(trained: Path, column_store: EpisodeStore, column_probes: Path) -> dict[str, str]:
+    return {"checkpoint": str(trained), "data": str(column_store.path), "probes": str(column_probes)}
 
 
 def test_all_parts_come_to_one_page(settings: dict[str, str], tmp_path: Path) -> None:

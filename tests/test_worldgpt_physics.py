@@ -98,7 +98,7 @@ def test_the_truth_has_no_error_and_the_baselines_have(store: EpisodeStore, pipe
     assert set(errors) == {TRUE, FLOOR, COPY, CONSTANT, MODEL} and errors[MODEL].max() < 0.1 / 48
     assert errors[COPY][-1] > errors[COPY][0] > 10 * errors[MODEL].max()
     assert errors[CONSTANT][0] < errors[COPY][0] / 1.5 and errors[CONSTANT][-1] > errors[CONSTANT][0]
-    assert found["permanence"][MODEL]["value"] == 1
+    assert found["permanence"][MODEL]["value"] == 1 and found["there"][MODEL] == [1] * 20
 
 
 @pytest.mark.parametrize("kind", ["wall", "balls"])
@@ -125,6 +125,7 @@ def test_the_report(store: EpisodeStore, pipeline: WorldGPTPipeline, tmp_path: P
     settings = {"checkpoint": str(tmp_path / "world"), "data": str(store.path), "output": str(tmp_path / "report")}
     evaluate_physics(PhysicsEvaluationConfig(**settings, rollouts=2, horizon=5))
     found = json.loads((tmp_path / "report" / "report.json").read_text())
+    assert found["data_hash"] == store.hash and len(found["measured_on"]["rollouts"]) == 2
     assert set(found["collisions"]) == {"wall", "balls"} and len(found["position_error_m"][MODEL]) == 5
     assert {path.name for path in (tmp_path / "report").iterdir()} >= {"report.json", "table.md", "curves.png", "rollouts.png"}
     assert "| after a wall, medians |" in (tmp_path / "report" / "table.md").read_text()

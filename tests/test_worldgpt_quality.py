@@ -2,23 +2,27 @@
 
 import hashlib
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
-from world_samples import random_model, random_prompts, random_tokens
+from world_samples import column_episode, random_model, random_prompts, random_tokens
 
 from data.errors import UserError
 from data.store import EpisodeStore
 from worldgpt.evaluate.distances import NAMES, Networks, videos
 from worldgpt.evaluate.inception import I3D, InceptionV3
-from worldgpt.evaluate.probe_training import train_probes
-from worldgpt.evaluate.probes import ProbeConfig, Probes
+from worldgpt.evaluate.logged import find_places
+from worldgpt.evaluate.probes import Probes
 from worldgpt.evaluate.quality import evaluate_quality
 from worldgpt.evaluate.quality_config import QualityConfig
-from worldgpt.evaluate.token_figures import token_hits
+from worldgpt.evaluate.teacher_forcing import baseline_figures, teacher_forcing
+from worldgpt.evaluate.token_figures import token_figures, token_hits
+from worldgpt.evaluate.true_windows import count_baselines, read_windows
+from worldgpt.pipeline import WorldGPTPipeline
 
 WEIGHTS = "--inception", "--i3d", "--lpips"
 
@@ -141,34 +145,70 @@ def test_i3d_reads_what_the_paper_has(tmp_path: Path) -> None:
         videos(drives[:, :10])
 
 
-@pytest.fixture(scope="module")
-def probes(column_store: EpisodeStore, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    folder = tmp_path_factory.mktemp("measuring") / "probes"
-    quick = ProbeConfig(steps=20, road_steps=10, batch_size=8, road_batch_size=8, width=8, road_width=8, floor_steps=64, floor_frames=64)
-    train_probes(quick, column_store, folder)
-    return folder
-
-
-def test_distances_are_null_without_their_networks(probes: Path, column_store: EpisodeStore, tmp_path: Path) -> None:
-    networks = Networks.load(Probes.load(probes), "", "", "")
+def test_distances_are_null_without_their_networks(column_probes: Path, column_store: EpisodeStore, tmp_path: Path) -> None:
+    networks = replace(Networks.load("", "", ""), probes=Probes.load(column_probes))
     drives = np.stack([column_store.read(d.drive_id, 0, 20).frames["front"] for d in column_store.drives("val")])
     same = networks.distances(drives, drives, paired=True)
     assert set(same) == set(NAMES) and [same[name] for name in ("fid", "fvd", "lpips")] == [None] * 3
     other = networks.distances(drives[:, ::-1] // 2, drives, paired=True)
     for name in ("probe_frechet_frames", "probe_frechet_clips"):
         assert same[name] == pytest.approx(0, abs=1e-3) and (other[name] or 0) > 0.01
-    for flag, names in zip(WEIGHTS, (("absent", "", ""), ("", "absent", "")), strict=False):
+    for flag, names in zip(WEIGHTS, (("absent", "", ""), ("", "absent", ""), ("", "", "absent")), strict=True):
         with pytest.raises(UserError, match=f"{flag}: expected a safetensors file, found none at absent"):
-            Networks.load(Probes.load(probes), *names)
+            Networks.load(*names)
     (tmp_path / "broken").write_bytes(b"no tensors")
     with pytest.raises(UserError, match="broken: expected safetensors"):
         InceptionV3.load(str(tmp_path / "broken"))
 
 
+def test_a_network_without_lpips_heads_is_not_lpips(tmp_path: Path) -> None:
+    widths = {0: (3, 64), 2: (64, 64), 5: (64, 128), 7: (128, 128), 10: (128, 256), 12: (256, 256), 14: (256, 256), 17: (256, 512)}
+    widths |= dict.fromkeys((19, 21, 24, 26, 28), (512, 512))
+    tensors = {f"features.{n}.weight": torch.zeros(out, wide, 3, 3) for n, (wide, out) in widths.items()}
+    tensors |= {f"features.{n}.bias": torch.zeros(out) for n, (_, out) in widths.items()}
+    save_file(tensors, path := tmp_path / "vgg.safetensors")
+    with pytest.raises(UserError, match="--lpips: expected LPIPS's heads"):
+        Networks.load("", "", str(path))
+    tensors |= {f"lin{k}.model.1.weight": torch.ones(1, c, 1, 1) for k, c in enumerate((64, 128, 256, 512, 512))}
+    save_file(tensors, path)
+    frames = np.zeros((1, 2, 16, 16, 3), np.uint8)
+    assert Networks.load("", "", str(path)).distances(frames, frames, paired=True)["lpips"] == 0
+
+
+def test_windows_and_their_figures_are_those_of_training(trained: Path, column_store: EpisodeStore) -> None:
+    pipeline = WorldGPTPipeline.from_pretrained(trained, device="cpu")
+    layout, places = pipeline.model.layout, find_places(column_store, "val", 4, 30)
+    windows = read_windows(pipeline, column_store, [("drive25", 0), ("drive25", 1), ("drive26", 22), *places], 4)
+    for row, (number, start) in enumerate([(25, 0), (25, 1), (26, 22)]):
+        true = pipeline.model.actions.values(windows.tokens[row][:, layout.spans["action/steering_norm"]])
+        np.testing.assert_array_equal(true, column_episode(number).actions[start : start + 4])
+    assert (windows.before[0] == layout.null_tokens).all() and (windows.before[1][1] == windows.tokens[0][0]).all()
+    assert windows.captions[2] == ["night on a road"] * 2 + ["night on a road, late"] * 2
+    baselines = count_baselines(pipeline, column_store, 500)
+    found, known = token_figures(pipeline.model, windows, baselines, 8), teacher_forcing(pipeline.model, windows, 8)
+    for figure, stream, name in (
+        ("frame_nats", "camera/front", "nats"),
+        ("changed_code_nats", "camera/front", "changed_nats"),
+        ("bits_per_frame", "camera/front", "bits_per_step"),
+        ("action_nats", "action/steering_norm", "nats"),
+    ):
+        assert found[stream]["model"][name]["value"] == pytest.approx(known[figure], rel=1e-4)
+    copied = baseline_figures(baselines, windows, pipeline.model)["copy_last"]
+    assert found["camera/front"]["copy_last"]["nats"]["value"] == pytest.approx(copied["frame_nats"])
+
+
+def test_data_that_teaches_no_probes_has_no_distances(trained: Path, column_store: EpisodeStore, tmp_path: Path) -> None:
+    (tmp_path / "probes").mkdir()
+    shared = {"checkpoint": str(trained), "data": str(column_store.path), "probes": str(tmp_path / "probes")}
+    found = evaluate_quality(QualityConfig(**shared, output=str(tmp_path / "new"), windows=4, baseline_steps=100, rollouts=2, horizon=10))
+    assert found["distances"]["model"] == dict.fromkeys(NAMES) and found["probes"] is None
+    assert "expected the measuring networks" in found["missing"]["probe_frechet_clips"]
+
+
 @pytest.fixture(scope="module")
-def report(trained: Path, column_store: EpisodeStore, probes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+def report(trained: Path, column_store: EpisodeStore, column_probes: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     output = tmp_path_factory.mktemp("quality") / "new"
-    shared = {"checkpoint": str(trained), "data": str(column_store.path), "probes": str(probes), "output": str(output)}
+    shared = {"checkpoint": str(trained), "data": str(column_store.path), "probes": str(column_probes), "output": str(output)}
     evaluate_quality(QualityConfig(**shared, windows=16, rollouts=4, horizon=12, batch=4))
     return output
 
@@ -177,13 +217,16 @@ def test_the_report_has_every_figure_beside_its_floor(report: Path, trained: Pat
     found = json.loads((report / "report.json").read_text())
     assert (found["device"], found["dtype"]) == ("cpu", "float32")
     codes = found["tokens"]["camera/front"]
-    assert codes["model"]["nats"] < codes["copy_last"]["nats"] < codes["unigram"]["nats"]
-    assert codes["model"]["accuracy"] > codes["copy_last"]["accuracy"] and codes["copy_last"]["changed_accuracy"] == 0
-    assert codes["model"]["changed_accuracy"] > 0.5  # the action tells where the column goes
-    assert codes["model"]["bits_per_step"] == pytest.approx(codes["model"]["nats"] * 4 / np.log(2))
+    value = {name: {figure: estimate["value"] for figure, estimate in one.items()} for name, one in codes.items()}
+    assert value["model"]["nats"] < value["copy_last"]["nats"] < value["unigram"]["nats"]
+    assert value["model"]["accuracy"] > value["copy_last"]["accuracy"] and value["copy_last"]["changed_accuracy"] == 0
+    assert value["model"]["changed_accuracy"] > 0.5  # the action tells where the column goes
+    assert value["model"]["bits_per_step"] == pytest.approx(value["model"]["nats"] * 4 / np.log(2))
+    assert codes["copy_last"]["nats"]["low"] < value["copy_last"]["nats"] < codes["copy_last"]["nats"]["high"]
     assert set(found["tokens"]) == {"camera/front", "telemetry/speed_mps", "action/steering_norm"}
     psnr = {way: figures["psnr_db"] for way, figures in found["horizon"].items()}
-    assert psnr["model"]["1"] <= psnr["tokenizer floor"]["1"] + 0.5 and psnr["model"]["5"] is None
+    assert psnr["model"]["1"]["value"] <= psnr["tokenizer floor"]["1"]["value"] + 0.5 and psnr["model"]["5"] is None
+    assert psnr["copy last"]["1"]["count"] == 4 and psnr["copy last"]["1"]["low"] <= psnr["copy last"]["1"]["value"]
     distances = found["distances"]
     assert set(distances) == {"tokenizer floor", "copy last", "model", "another drive"}
     assert distances["model"]["fid"] is None and distances["another drive"]["lpips"] is None
@@ -192,12 +235,15 @@ def test_the_report_has_every_figure_beside_its_floor(report: Path, trained: Pat
     one = pinned["rollouts"][1]
     frames = column_store.read(one["drive_id"], one["step"], one["step"] + 12).frames["front"]
     assert one["frames_sha256"] == hashlib.sha256(frames.tobytes()).hexdigest()
+    window = pinned["windows"][3]
+    frames = column_store.read(window["drive_id"], window["step"], window["step"] + 4).frames["front"]
+    assert len(pinned["windows"]) == 16 and window["frames_sha256"] == hashlib.sha256(frames.tobytes()).hexdigest()
 
 
 def test_the_report_can_be_looked_at(report: Path) -> None:
     assert {"report.json", "table.md", "curves.png", "rollouts.png"} <= {path.name for path in report.iterdir()}
     table = (report / "table.md").read_text()
-    assert table.startswith("| stream | nats/token |") and "| null |" in table
+    assert table.startswith("| stream | predictor | nats/token |") and "| camera/front | copy last |" in table and "| null |" in table
 
 
 def test_settings_are_checked_and_quick_shortens() -> None:

@@ -21,11 +21,13 @@ _SCALE = (0.458, 0.448, 0.450)
 class PerceptualDistance:
     """Distance of two pictures in the features of a fixed network. Holds tensors, no parameters: it is not trained and not saved."""
 
-    def __init__(self, convolutions: dict[int, tuple[Tensor, Tensor]], heads: list[Tensor]) -> None:
+    def __init__(self, convolutions: dict[int, tuple[Tensor, Tensor]], heads: list[Tensor], trained: bool) -> None:
         self.convolutions = convolutions
         """{layer: (weight, bias)}."""
         self.heads = heads
         """Five (C,) weights of channels."""
+        self.trained = trained
+        """Whether the heads are LPIPS's own; without them it is another distance."""
 
     def __call__(self, made: Tensor, true: Tensor) -> Tensor:
         """made, true (B, 3, H, W) in -1..1, at least 16x16 -> 0-dim mean distance."""
@@ -56,19 +58,25 @@ class PerceptualDistance:
 
 
 def load_perceptual(path: str) -> PerceptualDistance | None:
-    """The network in a safetensors file; None, told in one line, where no file is named; UserError where the named one is not usable."""
+    """The network in a safetensors file, for training; None, told in one line, where no file is named. See `read_perceptual`."""
     if not path:
         print("perceptual term left out: no weights (losses.perceptual_weights names a safetensors file of VGG-16)")
         return None
+    distance = read_perceptual(path, "losses.perceptual_weights")
+    if not distance.trained:
+        print(f"{path}: holds no LPIPS heads (lin0.model.1.weight, ...): every channel counts alike")
+    return distance
+
+
+def read_perceptual(path: str, setting: str) -> PerceptualDistance:
+    """The network in a safetensors file that `setting` names; UserError where it is not usable."""
     if not Path(path).is_file():
-        raise UserError(f"losses.perceptual_weights: expected a safetensors file, found none at {path}")
+        raise UserError(f"{setting}: expected a safetensors file, found none at {path}")
     try:
         tensors = load_file(path)
         convolutions = {n: (tensors[f"features.{n}.weight"], tensors[f"features.{n}.bias"]) for stage in _STAGES for n in stage}
     except (SafetensorError, KeyError) as error:
         raise UserError(f"{path}: expected VGG-16's convolutions as safetensors, failed at {error}") from error
     trained = all(f"lin{k}.model.1.weight" in tensors for k in range(5))
-    if not trained:
-        print(f"{path}: holds no LPIPS heads (lin0.model.1.weight, ...): every channel counts alike")
     heads = [tensors[f"lin{k}.model.1.weight"].reshape(-1) if trained else torch.full((c,), 1 / c) for k, c in enumerate(_CHANNELS)]
-    return PerceptualDistance(convolutions, heads)
+    return PerceptualDistance(convolutions, heads, trained)

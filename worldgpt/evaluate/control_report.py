@@ -13,7 +13,9 @@ from worldgpt.evaluate.adherence import JOINT
 from worldgpt.evaluate.control_actions import commanded_by, realised
 from worldgpt.evaluate.control_scene import Scene
 from worldgpt.evaluate.drift_report import sheet, write_side_by_side
+from worldgpt.evaluate.intervals import estimate_text
 from worldgpt.evaluate.plots import Points, matrix_page, point_page
+from worldgpt.evaluate.provenance import provenance
 from worldgpt.evaluate.trips import Driven
 
 PLOTTED = ("true", "x1.5", "mirrored", "shuffled", "free")
@@ -25,12 +27,7 @@ def write_control_report(output: Path, scene: Scene, driven: Mapping[str, Driven
     model = scene.pipeline.model
     report = {
         "settings": asdict(scene.config),
-        "model_hash": model.content_hash(),
-        "tokenizer_hash": model.config.tokenizer_hash,
-        "data_hash": scene.store.hash,
-        "device": str(model.device),
-        "dtype": str(model.dtype).removeprefix("torch."),
-        "fps": model.config.fps,
+        **provenance(scene.pipeline, scene.store),
         "rollouts": len(scene.logged.places),
         **figures,
         "probes": {"folder": scene.config.probes, "data_hash": scene.probes.settings.data_hash, "floor": scene.probes.floor},
@@ -62,25 +59,31 @@ def control_table(report: Mapping[str, Any]) -> str:
     rows = [("figure", "realised", "floor or control")]
     rows += _prompt_rows(report["prompts"])
     apart = report["disentanglement"]
-    moved = ", ".join(f"{look} moves {_cell(change)}" for look, change in apart["look_change"].items())
-    rows.append(("lanes move with another prompt, over another seed", _cell(apart["ratio"]), moved))
+    moved = ", ".join(f"{look} moves {estimate_text(change)}" for look, change in apart["look_change"].items())
+    rows.append(("lanes move with another prompt, over another seed", estimate_text(apart["ratio"]), moved))
     for number, ways in report["actions"].items():
         floor, true = ways["floor"]["reconstructed"], ways["true"]["given"]
-        rows.append((f"{number}: slope", _cell(true["slope"]), _cell(floor["slope"])))
-        rows.append((f"{number}: R2 (delay {true['delay_frames']} frames)", _cell(true["r2"]), _cell(floor["r2"])))
+        rows.append((f"{number}: slope", estimate_text(true["slope"]), estimate_text(floor["slope"])))
+        rows.append((f"{number}: R2 (delay {true['delay_frames']} frames)", estimate_text(true["r2"]), estimate_text(floor["r2"])))
         for kind in ("shuffled", "free"):
             if kind in ways:
-                rows.append((f"{number}: R2 against the true path, actions {kind}", _cell(ways[kind]["logged"]["r2"]), ""))
+                rows.append((f"{number}: R2 against the true path, actions {kind}", estimate_text(ways[kind]["logged"]["r2"]), ""))
     for command, ways in (report["lateral"] or {"realised": {}})["realised"].items():
-        told = ", ".join(f"{way.removesuffix('_m')} {_cell(value)}" for way, value in ways.items() if way != "path_m")
-        rows.append((f"commanded {command} m", f"{_cell(ways.get('path_m'))} m", told))
+        told = ", ".join(f"{way.removesuffix('_m')} {estimate_text(value)}" for way, value in ways.items() if way != "path_m")
+        rows.append((f"commanded {command} m", f"{estimate_text(ways.get('path_m'))} m", told))
     for name, figures in report["telemetry"].items():
-        rows.append((f"{name}: tokens against pictures, over the probe's floor", _cell(figures["over_floor"]), _cell(figures["floor_mae"])))
+        rows.append(
+            (
+                f"{name}: tokens against pictures, over the probe's floor",
+                estimate_text(figures["over_floor"]),
+                estimate_text(figures["floor_mae"]),
+            )
+        )
     for second, errors in (report["path"] or {"model": {}})["model"].items():
         if errors is not None:
             constant = report["path"]["constant_speed_and_turn_rate"][second]
             for name in ("ade_m", "fde_m"):
-                rows.append((f"path, {name} at {second} s", _cell(errors[name]), f"constant {_cell(constant[name])}"))
+                rows.append((f"path, {name} at {second} s", estimate_text(errors[name]), f"constant {estimate_text(constant[name])}"))
     lines = [f"| {' | '.join(row)} |" for row in rows]
     return "\n".join([lines[0], "| --- | --- | --- |", *lines[1:]])
 
@@ -91,16 +94,13 @@ def _prompt_rows(prompts: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         for look, score in looks.items():
             over = score["over_reconstructed"]
             rows.append(
-                (f"{kind}: {look}", _cell(score["accuracy"]), "" if over["value"] is None else f"{_cell(over)} of reconstructions'")
+                (
+                    f"{kind}: {look}",
+                    estimate_text(score["accuracy"]),
+                    "" if over["value"] is None else f"{estimate_text(over)} of reconstructions'",
+                )
             )
     return rows
-
-
-def _cell(estimate: Mapping[str, Any] | None) -> str:
-    if not estimate or estimate["value"] is None:
-        return "-"
-    ends = "" if estimate["low"] is None else f" ({estimate['low']:.2g} to {estimate['high']:.2g})"
-    return f"{estimate['value']:.3g}{ends}"
 
 
 def _responses(scene: Scene, driven: Mapping[str, Driven]) -> dict[str, dict[str, Points]]:

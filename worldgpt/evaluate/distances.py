@@ -13,7 +13,7 @@ import torch
 
 from data.errors import UserError
 from tokenizer.model import to_signal
-from tokenizer.perceptual import PerceptualDistance, load_perceptual
+from tokenizer.perceptual import PerceptualDistance, read_perceptual
 from worldgpt.evaluate.inception import I3D, InceptionV3
 from worldgpt.evaluate.probes import Probes, frechet_distance
 
@@ -27,26 +27,27 @@ CHUNK = 32
 class Networks:
     """What distances are measured with; None where no weights were given."""
 
-    probes: Probes
+    probes: Probes | None
     inception: InceptionV3 | None
     i3d: I3D | None
     lpips: PerceptualDistance | None
 
     @classmethod
-    def load(cls, probes: Probes, inception: str, i3d: str, lpips: str) -> "Networks":
-        """From safetensors files, "" for none; UserError where one is not usable."""
+    def load(cls, inception: str, i3d: str, lpips: str) -> "Networks":
+        """From safetensors files, "" for none, and without probes; UserError where one is not usable."""
         return cls(
-            probes,
+            None,
             InceptionV3.load(inception) if inception else None,
             I3D.load(i3d) if i3d else None,
-            load_perceptual(lpips) if lpips else None,
+            _lpips_network(lpips) if lpips else None,
         )
 
     def distances(self, made: np.ndarray, true: np.ndarray, paired: bool) -> dict[str, float | None]:
         """{name: value} of NAMES between drives (B, F, H, W, 3) uint8; lpips only where frame by frame they are `paired`."""
         found: dict[str, float | None] = dict.fromkeys(NAMES)
-        found["probe_frechet_frames"] = frechet_distance(self._frame_features(made), self._frame_features(true))
-        found["probe_frechet_clips"] = frechet_distance(self._clip_features(made), self._clip_features(true))
+        if (probes := self.probes) is not None:
+            found["probe_frechet_frames"] = frechet_distance(*(probes.frame_features(_flat(drives)) for drives in (made, true)))
+            found["probe_frechet_clips"] = frechet_distance(*(_clip_features(probes, drives) for drives in (made, true)))
         if self.inception is not None:
             found["fid"] = frechet_distance(*(self.inception.features(_flat(drives)) for drives in (made, true)))
         if self.i3d is not None:
@@ -54,12 +55,6 @@ class Networks:
         if self.lpips is not None and paired:
             found["lpips"] = self._lpips(_flat(made), _flat(true))
         return found
-
-    def _frame_features(self, drives: np.ndarray) -> np.ndarray:
-        return self.probes.frame_features(_flat(drives))
-
-    def _clip_features(self, drives: np.ndarray) -> np.ndarray:
-        return np.concatenate([self.probes.read(drive).features for drive in drives])
 
     def _lpips(self, made: np.ndarray, true: np.ndarray) -> float:
         assert self.lpips is not None
@@ -69,6 +64,18 @@ class Networks:
                 a, b = (to_signal(torch.from_numpy(np.ascontiguousarray(part[i : i + CHUNK]))) for part in (made, true))
                 total += float(self.lpips(a, b)) * len(a)
         return total / len(made)
+
+
+def _clip_features(probes: Probes, drives: np.ndarray) -> np.ndarray:
+    return np.concatenate([probes.read(drive).features for drive in drives])
+
+
+def _lpips_network(path: str) -> PerceptualDistance:
+    """UserError where the heads are missing, without which it is another distance than LPIPS."""
+    network = read_perceptual(path, "--lpips")
+    if not network.trained:
+        raise UserError(f"--lpips: expected LPIPS's heads (lin0.model.1.weight, ...) beside VGG-16 in {path}, found none")
+    return network
 
 
 def videos(drives: np.ndarray) -> np.ndarray:

@@ -8,7 +8,6 @@ Axes: B starts, F generated frames, J tokens a step, H W pixels.
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -20,8 +19,8 @@ from data.progress import Bar
 from data.store import EpisodeStore
 from worldgpt.anchors import parse_policy
 from worldgpt.evaluate.drift_config import DriftConfig
-from worldgpt.evaluate.probe_training import train_probes
-from worldgpt.evaluate.probes import ProbeConfig, Probes
+from worldgpt.evaluate.logged import episode_tokens
+from worldgpt.evaluate.networks import ready_networks
 from worldgpt.evaluate.statistics import PER_FRAME, code_divergence, frame_statistics
 from worldgpt.pipeline import Chunk, WorldGPTPipeline
 from worldgpt.sampling import SamplingConfig
@@ -30,7 +29,6 @@ DIVERGENCE_STEPS = 20
 """Steps whose codes are counted together."""
 FLOOR, COPY, OTHER = "tokenizer floor", "copy last", "another drive"
 TIMED_STEPS = 12
-PROBE_MINUTES = 6
 
 
 @dataclass(frozen=True)
@@ -83,9 +81,7 @@ def read_starts(pipeline: WorldGPTPipeline, config: DriftConfig) -> Starts:
     tokens, frames, captions = [], [], []
     for drive_id, start in chosen:
         episode = store.read(drive_id, start, start + length)
-        telemetry = {c.name: episode.telemetry[:, i] for i, c in enumerate(episode.telemetry_channels)}
-        actions = {c.name: episode.actions[:, i] for i, c in enumerate(episode.action_channels)}
-        tokens.append(pipeline.context(episode.frames, telemetry, actions))
+        tokens.append(episode_tokens(pipeline, episode))
         frames.append(episode.frames[camera])
         captions.append(next((c.text for c in episode.captions), ""))
     table, pictures = np.stack(tokens), np.stack(frames)
@@ -188,14 +184,6 @@ def _divergence(made: np.ndarray, true: np.ndarray, pipeline: WorldGPTPipeline) 
     return curve
 
 
-def ready_probes(config: DriftConfig, pipeline: WorldGPTPipeline) -> Probes:
-    """The measuring networks in `config.probes`; trained now where there are none, and a line says so."""
-    if Path(config.probes).exists():
-        return Probes.load(config.probes)
-    print(f"{config.probes}: no measuring networks there; training them, about {PROBE_MINUTES} minutes on one CPU core")
-    return train_probes(ProbeConfig(), EpisodeStore.open(config.data), Path(config.probes), pipeline.tokenizer)
-
-
 def evaluate_drift(config: DriftConfig) -> dict[str, Measured]:
     """Measure every policy and baseline, and write the report; a line says before how long it will take."""
     from data.folder import prepare_output
@@ -210,7 +198,7 @@ def evaluate_drift(config: DriftConfig) -> dict[str, Measured]:
         torch.set_num_threads(1)  # a token of so few worlds is too little work to share among threads
     minutes, count = expected_minutes(pipeline, config, starts), len(starts.tokens)
     print(f"{len(config.policies)} policies x {count} rollouts x {config.horizon} frames: about {minutes:.1f} minutes")
-    probes = ready_probes(config, pipeline)
+    probes = ready_networks(config.probes, EpisodeStore.open(config.data), pipeline.tokenizer)
     measured = measure_baselines(pipeline, starts)
     measured |= {policy: measure_policy(pipeline, config, starts, policy) for policy in config.policies}
     write_drift_report(output, pipeline, probes, config, starts, measured)

@@ -4,8 +4,9 @@ Rollouts are drawn again, never steps: steps of one rollout hang together, and c
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -73,3 +74,22 @@ def mean_of(values: np.ndarray, *, seed: int = 0) -> Estimate:
     known = np.asarray(values, np.float64)
     known = known[np.isfinite(known)]
     return bootstrap(len(known), lambda rows: float(known[rows].mean()), seed=seed)
+
+
+def ratio_of(sums: np.ndarray, counts: np.ndarray, *, seed: int = 0) -> Estimate:
+    """Sum of `sums` (B,) over the sum of `counts` (B,), rollout by rollout; those that count nothing are left out."""
+    there = np.asarray(counts) > 0
+    above, below = np.asarray(sums, np.float64)[there], np.asarray(counts, np.float64)[there]
+    return bootstrap(len(below), lambda rows: float(above[rows].sum() / below[rows].sum()), seed=seed)
+
+
+def estimate_text(estimate: Mapping[str, Any] | None) -> str:
+    """An estimate, as `to_dict` gives it, with its interval in few digits; "-" where it is not defined.
+
+    >>> estimate_text({"value": 0.98765, "low": 0.9, "high": 1.0, "count": 8})
+    '0.988 (0.9 to 1)'
+    """
+    if not estimate or estimate["value"] is None:
+        return "-"
+    ends = "" if estimate["low"] is None else f" ({estimate['low']:.2g} to {estimate['high']:.2g})"
+    return f"{estimate['value']:.3g}{ends}"

@@ -86,6 +86,13 @@ def signals_of(episode: Episode) -> dict[str, np.ndarray]:
     return {name: np.asarray(values, np.float64) for name, values in {**episode.truth, **telemetry}.items()}
 
 
+def episode_tokens(pipeline: WorldGPTPipeline, episode: Episode) -> np.ndarray:
+    """(T, J)."""
+    telemetry = {c.name: episode.telemetry[:, i] for i, c in enumerate(episode.telemetry_channels)}
+    actions = {c.name: episode.actions[:, i] for i, c in enumerate(episode.action_channels)}
+    return pipeline.context(episode.frames, telemetry, actions)
+
+
 def read_logged(pipeline: WorldGPTPipeline, store: EpisodeStore, places: Sequence[Place], frames: int) -> Logged:
     """Read context and `frames` frames from each place; UserError where the data runs at another rate than the model."""
     context = pipeline.model.config.context_steps - 1
@@ -96,8 +103,7 @@ def read_logged(pipeline: WorldGPTPipeline, store: EpisodeStore, places: Sequenc
     for drive_id, start in places:
         episode = store.read(drive_id, start, start + context + frames)
         known = signals_of(episode)
-        actions = {c.name: episode.actions[:, i] for i, c in enumerate(episode.action_channels)}
-        tokens.append(pipeline.context(episode.frames, {n: v.astype(np.float32) for n, v in known.items()}, actions))
+        tokens.append(episode_tokens(pipeline, episode))
         pictures.append(episode.frames[camera])
         signals.append({name: values[context - 1 :] for name, values in known.items()})
         captions.append(next((c.text for c in episode.captions if c.start <= start + context < c.end), ""))

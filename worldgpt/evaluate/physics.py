@@ -17,7 +17,9 @@ from data.progress import Bar
 from data.store import EpisodeStore
 from worldgpt.evaluate.ball_reader import BallReader
 from worldgpt.evaluate.intervals import Estimate, bootstrap
+from worldgpt.evaluate.logged import episode_tokens
 from worldgpt.evaluate.physics_config import PhysicsEvaluationConfig
+from worldgpt.evaluate.provenance import pinned, provenance
 from worldgpt.pipeline import WorldGPTPipeline
 from worldgpt.sampling import SamplingConfig
 
@@ -53,25 +55,25 @@ def evaluate_physics(config: PhysicsEvaluationConfig) -> dict[str, Any]:
     from data.folder import prepare_output
     from worldgpt.evaluate.physics_report import write_physics_report
 
+    config = config.shortened()
     pipeline, store = WorldGPTPipeline.from_pretrained(config.checkpoint), EpisodeStore.open(config.data)
     balls = _balls(store, config)
     context = pipeline.model.config.context_steps - 1
-    long = read_flights(pipeline, store, flight_places(store, config, context), balls, config.horizon)
+    long_places = flight_places(store, config, context)
+    long = read_flights(pipeline, store, long_places, balls, config.horizon)
     short = {
         kind: read_flights(pipeline, store, places, balls, BEFORE + AFTER)
         for kind in COLLISIONS
         if (places := collision_places(store, config, context, kind, balls))
     }
+    pins = [pinned((drive_id, start + context), seen) for (drive_id, start), seen in zip(long_places, long.frames, strict=True)]
     output = prepare_output(config.output, resume=False, overwrite=config.overwrite)
     reader = BallReader.calibrated(long.frames.reshape(-1, *long.frames.shape[2:])[:CALIBRATION_FRAMES], balls)
     made = {name: roll(pipeline, config, flights, name) for name, flights in {MODEL: long, **short}.items()}
     report = {
         "settings": asdict(config),
-        "model_hash": pipeline.model.content_hash(),
-        "data_hash": store.hash,
-        "device": str(pipeline.model.device),
-        "dtype": str(pipeline.model.dtype).removeprefix("torch."),
-        "fps": pipeline.model.config.fps,
+        **provenance(pipeline, store),
+        "measured_on": {"split": config.split, "rollouts": pins},
         "radius_m": reader.radii_m.tolist(),
         **measure_flights(pipeline, reader, long, made[MODEL]),
         "collisions": {kind: measure_collisions(pipeline, reader, flights, made[kind]) for kind, flights in short.items()},
@@ -123,9 +125,7 @@ def read_flights(pipeline: WorldGPTPipeline, store: EpisodeStore, places: Sequen
     tokens, pictures, positions, velocities, captions = [], [], [], [], []
     for drive_id, start in places:
         episode = store.read(drive_id, start, start + context + frames)
-        telemetry = {c.name: episode.telemetry[:, i] for i, c in enumerate(episode.telemetry_channels)}
-        actions = {c.name: episode.actions[:, i] for i, c in enumerate(episode.action_channels)}
-        tokens.append(pipeline.context(episode.frames, telemetry, actions))
+        tokens.append(episode_tokens(pipeline, episode))
         pictures.append(episode.frames[camera])
         positions.append(_vectors(episode, "{}_m", balls))
         velocities.append(_vectors(episode, "v{}_mps", balls))
@@ -176,7 +176,7 @@ def reconstructed(pipeline: WorldGPTPipeline, flights: Flights) -> np.ndarray:
 
 def measure_flights(pipeline: WorldGPTPipeline, reader: BallReader, flights: Flights, made: np.ndarray) -> dict[str, Any]:
     """{"position_error_m": {way: (F,) mean over rollouts and balls, None where no ball is seen}, "permanence": {way: share of frames in
-    which every ball is there, with its interval}}."""
+    which every ball is there, with its interval}, "there": {way: (F,) share of rollouts in which every ball is}}."""
     fps, held = pipeline.model.config.fps, flights.before[:, -1:]
     moving = held + (held - flights.before[:, :1]) * np.arange(1, made.shape[1] + 1)[None, :, None, None]
     ways = {TRUE: flights.frames, FLOOR: reconstructed(pipeline, flights), MODEL: made}
@@ -188,6 +188,7 @@ def measure_flights(pipeline: WorldGPTPipeline, reader: BallReader, flights: Fli
     return {
         "position_error_m": {name: [_mean(error[:, f]) for f in range(error.shape[1])] for name, error in errors.items()},
         "permanence": {name: _estimate(there.mean(1)).to_dict() for name, there in present.items()},
+        "there": {name: there.mean(0).tolist() for name, there in present.items()},
         "seconds": made.shape[1] / fps,
     }
 

@@ -10,6 +10,7 @@ from data.folder import write_json
 from data.image import save_png
 from worldgpt.evaluate.curves import curve_page
 from worldgpt.evaluate.drift_report import SHOWN, sheet
+from worldgpt.evaluate.intervals import estimate_text
 from worldgpt.evaluate.physics import COLLISIONS, Flights
 
 MARKS_S = (0.1, 0.5, 1.0, 2.0, 4.0)
@@ -23,7 +24,9 @@ def write_physics_report(output: Path, flights: Flights, made: np.ndarray, repor
     (output / "table.md").write_text(table + "\n", encoding="utf-8")
     radius = report["radius_m"][0]
     errors = {name: np.array([np.nan if e is None else e / radius for e in line]) for name, line in report["position_error_m"].items()}
-    save_png(curve_page({"position error, radii of the first ball": errors}, report["seconds"]), output / "curves.png")
+    there = {name: np.array(line) for name, line in report["there"].items()}
+    panels = {"position error, radii of the first ball": errors, "share of rollouts with every ball there, once and whole": there}
+    save_png(curve_page(panels, report["seconds"]), output / "curves.png")
     save_png(sheet({"true": flights.frames[:SHOWN], "model": made[:SHOWN]}), output / "rollouts.png")
     print(table)
     return report
@@ -38,18 +41,11 @@ def physics_table(report: Mapping[str, Any]) -> str:
         at = [line[place] if 0 <= place < len(line) else None for place in places]
         lines.append(f"| {name} | " + " | ".join("-" if e is None else f"{e / report['radius_m'][0]:.2g}" for e in at) + " |")
     lines += ["", "| every ball there, once and whole | share of frames (95 %) |", "| --- | --- |"]
-    lines += [f"| {name} | {_cell(value)} |" for name, value in report["permanence"].items()]
+    lines += [f"| {name} | {estimate_text(value)} |" for name, value in report["permanence"].items()]
     for kind, ways in report["collisions"].items():
         heads = ("energy error", "momentum error", "of each ball", "collisions")
         lines += ["", f"| after {COLLISIONS[kind]}, medians | " + " | ".join(heads) + " |", "| --- |" + " --- |" * len(heads)]
         for name, way in ways.items():
-            cells = [_cell(way[key]) for key in ("energy", "momentum", "each_momentum")]
+            cells = [estimate_text(way[key]) for key in ("energy", "momentum", "each_momentum")]
             lines.append(f"| {name} | " + " | ".join([*cells, str(way["collisions"])]) + " |")
     return "\n".join(lines)
-
-
-def _cell(value: Mapping[str, Any]) -> str:
-    if value["value"] is None:
-        return "-"
-    ends = "" if value["low"] is None else f" ({value['low']:.2g} to {value['high']:.2g})"
-    return f"{value['value']:.2g}{ends}"

@@ -3,28 +3,28 @@
 Axes: B rollouts, F frames, J tokens a step, H W pixels.
 """
 
-import hashlib
-from dataclasses import asdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, replace
 from typing import Any
 
-import numpy as np
 import torch
 
+from data.errors import UserError
 from data.store import EpisodeStore
-from worldgpt.baselines import fit_baselines
 from worldgpt.evaluate.distances import Networks
 from worldgpt.evaluate.drift import COPY, FLOOR, OTHER, Measured, Starts, expected_minutes, measure_baselines, measure_policy, read_starts
 from worldgpt.evaluate.drift_config import DriftConfig
+from worldgpt.evaluate.logged import Place, find_places
 from worldgpt.evaluate.networks import ready_networks
+from worldgpt.evaluate.probes import Probes
+from worldgpt.evaluate.provenance import pinned, provenance
 from worldgpt.evaluate.quality_config import QualityConfig
-from worldgpt.evaluate.token_figures import Figures, token_figures
-from worldgpt.mixture import Mixture
+from worldgpt.evaluate.token_figures import token_figures
+from worldgpt.evaluate.true_windows import count_baselines, read_windows
 from worldgpt.pipeline import WorldGPTPipeline
-from worldgpt.token_store import encode_store
-from worldgpt.train import BASELINE_ROWS
-from worldgpt.windows import WindowReader
 
 MODEL = "model"
+PROBED = ("probe_frechet_frames", "probe_frechet_clips")
 READ_AT_ONCE = 8
 """Windows."""
 
@@ -38,24 +38,24 @@ def evaluate_quality(config: QualityConfig) -> dict[str, Any]:
     pipeline, store = WorldGPTPipeline.from_pretrained(config.checkpoint), EpisodeStore.open(config.data)
     rolled = rollout_settings(config)
     starts = read_starts(pipeline, rolled)
+    places = find_places(store, config.split, pipeline.model.config.context_steps, config.windows)
+    networks = Networks.load(config.inception, config.i3d, config.lpips)
     output = prepare_output(config.output, resume=False, overwrite=config.overwrite)
     if pipeline.model.device.type == "cpu" and config.batch <= 8:
         torch.set_num_threads(1)
     minutes = expected_minutes(pipeline, rolled, starts)
-    print(f"{config.windows} windows, {len(starts.tokens)} rollouts of {config.horizon} frames: about {minutes:.1f} minutes")
-    probes = ready_networks(config.probes, store, pipeline.tokenizer, output / "probes" if config.quick else None)
-    networks = Networks.load(probes, config.inception, config.i3d, config.lpips)
+    print(f"{len(places)} windows, {len(starts.tokens)} rollouts of {config.horizon} frames: about {minutes:.1f} minutes")
+    own = output / "probes" if config.quick else None
+    networks, missing = with_probes(networks, lambda: ready_networks(config.probes, store, pipeline.tokenizer, own))
     driven = {**measure_baselines(pipeline, starts), MODEL: measure_policy(pipeline, rolled, starts, "none")}
     report = {
         "settings": asdict(config),
-        "model_hash": pipeline.model.content_hash(),
-        "tokenizer_hash": pipeline.model.config.tokenizer_hash,
-        "device": str(pipeline.model.device),
-        "dtype": str(pipeline.model.dtype).removeprefix("torch."),
-        "measured_on": manifest(store, config, starts),
-        "tokens": measure_tokens(pipeline, store, config),
+        **provenance(pipeline, store),
+        "measured_on": manifest(store, config, starts, places, pipeline.model.config.context_steps),
+        "tokens": measure_tokens(pipeline, store, places, config),
         "distances": measure_distances(networks, starts, driven),
-        "probes": {"folder": config.probes, "data_hash": probes.settings.data_hash, "floor": probes.floor},
+        "probes": networks.probes and probe_facts(config.probes, networks.probes),
+        "missing": missing,
     }
     return write_quality_report(output, pipeline, starts, driven, report)
 
@@ -66,16 +66,24 @@ def rollout_settings(config: QualityConfig) -> DriftConfig:
     return DriftConfig(**shared, horizon=config.horizon, policies=("none",))
 
 
-def measure_tokens(pipeline: WorldGPTPipeline, store: EpisodeStore, config: QualityConfig) -> dict[str, dict[str, Figures]]:
-    """`token_figures` of held-out windows; the baselines are counted on the training split."""
-    model, tokenizer = pipeline.model, pipeline.tokenizer
-    cache = store.path / "cache" / f"tokens-{tokenizer.content_hash() if tokenizer else 'codes'}"
-    mixture = Mixture.of(encode_store(store, tokenizer, cache, device=model.device))
-    steps = model.config.context_steps
-    windows = WindowReader(mixture, config.split, model.layout, steps).spaced(config.windows)
-    sizes = [model.layout.codebook(s).parts for s in model.layout.streams for _ in range(s.tokens)]
-    rows = WindowReader(mixture, "train", model.layout, steps).rows(BASELINE_ROWS)
-    return token_figures(model, windows, fit_baselines(rows, sizes), READ_AT_ONCE)
+def with_probes(networks: Networks, probes: Callable[[], Probes]) -> tuple[Networks, dict[str, str]]:
+    """The measuring networks beside those; where there can be none, as for data without looks or motion, {distance: why it is null}."""
+    try:
+        return replace(networks, probes=probes()), {}
+    except UserError as error:
+        print(f"distances left out: {error}")
+        return networks, dict.fromkeys(PROBED, str(error))
+
+
+def probe_facts(folder: str, probes: Probes) -> dict[str, Any]:
+    return {"folder": folder, "data_hash": probes.settings.data_hash, "floor": probes.floor}
+
+
+def measure_tokens(pipeline: WorldGPTPipeline, store: EpisodeStore, places: Sequence[Place], config: QualityConfig) -> dict[str, Any]:
+    """`token_figures` of the windows at these places; the baselines are counted on the training split."""
+    model = pipeline.model
+    windows = read_windows(pipeline, store, places, model.config.context_steps)
+    return token_figures(model, windows, count_baselines(pipeline, store, config.baseline_steps), READ_AT_ONCE)
 
 
 def measure_distances(networks: Networks, starts: Starts, driven: dict[str, Measured]) -> dict[str, dict[str, float | None]]:
@@ -87,13 +95,13 @@ def measure_distances(networks: Networks, starts: Starts, driven: dict[str, Meas
     return found
 
 
-def manifest(store: EpisodeStore, config: QualityConfig, starts: Starts) -> dict[str, Any]:
-    """What was measured on, pinned: the data's hash, and of each rollout its drive, its first generated step and its true frames' hash."""
+def manifest(store: EpisodeStore, config: QualityConfig, starts: Starts, windows: Sequence[Place], steps: int) -> dict[str, Any]:
+    """What was measured on, pinned: the data's hash; of each window its drive and first step, of each rollout those of its first generated
+    one, and of both their true frames' hashes."""
+    true = (store.read(drive_id, step, step + steps).frames for drive_id, step in windows)
     return {
         "data_hash": store.hash,
         "split": config.split,
-        "rollouts": [
-            {"drive_id": drive_id, "step": step, "frames_sha256": hashlib.sha256(np.ascontiguousarray(frames).tobytes()).hexdigest()}
-            for (drive_id, step), frames in zip(starts.places, starts.frames, strict=True)
-        ],
+        "windows": [pinned(place, *frames.values()) for place, frames in zip(windows, true, strict=True)],
+        "rollouts": [pinned(place, frames) for place, frames in zip(starts.places, starts.frames, strict=True)],
     }

@@ -4,14 +4,13 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from data.folder import write_json
 from data.image import save_png
 from worldgpt.evaluate.curves import curve_page
 from worldgpt.evaluate.distances import table_of
 from worldgpt.evaluate.drift import COPY, FLOOR, OTHER, Measured, Starts
 from worldgpt.evaluate.drift_report import SHOWN, sheet
+from worldgpt.evaluate.intervals import estimate_text, mean_of
 from worldgpt.pipeline import WorldGPTPipeline
 
 MARKS_S = (0.1, 0.5, 1.0, 2.0, 5.0)
@@ -36,33 +35,28 @@ def write_quality_report(
     return report
 
 
-def horizon_figures(driven: Mapping[str, Measured], fps: float) -> dict[str, dict[str, dict[str, float | None]]]:
-    """{way of driving: {psnr_db | ssim: {second: mean over the rollouts}}}; None past the horizon, or where it is not defined."""
-    found: dict[str, dict[str, dict[str, float | None]]] = {}
+def horizon_figures(driven: Mapping[str, Measured], fps: float) -> dict[str, dict[str, dict[str, Any]]]:
+    """{way of driving: {psnr_db | ssim: {second: estimate over the rollouts}}}; None past the horizon."""
+    found: dict[str, dict[str, dict[str, Any]]] = {}
     for name in (FLOOR, COPY, *(n for n in driven if n not in (FLOOR, COPY, OTHER))):
         found[name] = {}
         for key in HORIZON:
-            line = driven[name].curves[key].mean(0)
-            at = {second: line[frame] if (frame := round(second * fps) - 1) < len(line) else np.nan for second in MARKS_S}
-            found[name][key] = {f"{second:g}": None if np.isnan(value) else float(value) for second, value in at.items()}
+            values = driven[name].curves[key]  # (B, F)
+            frames = {second: round(second * fps) - 1 for second in MARKS_S}
+            at = {second: mean_of(values[:, f]).to_dict() if f < values.shape[1] else None for second, f in frames.items()}
+            found[name][key] = {f"{second:g}": value for second, value in at.items()}
     return found
 
 
 def quality_table(report: Mapping[str, Any]) -> str:
     """The figures in short, as Markdown tables for a README."""
-    lines = ["| stream | nats/token | bits/step | accuracy | of changed tokens | copy last: nats | accuracy | frequency: nats |"]
-    lines.append("| --- |" + " --- |" * 7)
+    lines = ["| stream | predictor | nats/token | bits/step | nats, changed | accuracy | of changed tokens |", "| --- |" + " --- |" * 6]
     for stream, ways in report["tokens"].items():
-        model, copy, unigram = ways["model"], ways["copy_last"], ways["unigram"]
-        cells = [model["nats"], model["bits_per_step"], model["accuracy"], model["changed_accuracy"], copy["nats"], copy["accuracy"]]
-        lines.append(f"| {stream} | " + " | ".join(map(_cell, [*cells, unigram["nats"]])) + " |")
+        for name, figures in ways.items():
+            lines.append(f"| {stream} | {name.replace('_', ' ')} | " + " | ".join(map(estimate_text, figures.values())) + " |")
     seconds = [f"{second:g}" for second in MARKS_S]
     for key, title in HORIZON.items():
         lines += ["", f"| {title} after s | " + " | ".join(seconds) + " |", "| --- |" + " --- |" * len(seconds)]
         for name, figures in report["horizon"].items():
-            lines.append(f"| {name} | " + " | ".join(_cell(figures[key][second]) for second in seconds) + " |")
+            lines.append(f"| {name} | " + " | ".join(estimate_text(figures[key][second]) for second in seconds) + " |")
     return "\n".join([*lines, "", *table_of(report["distances"])])
-
-
-def _cell(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3g}"

@@ -12,20 +12,22 @@ import torch
 from torch import Tensor
 
 from worldgpt.baselines import Baselines
+from worldgpt.evaluate.intervals import ratio_of
 from worldgpt.evaluate.teacher_forcing import batch_hidden
 from worldgpt.loss import token_nats
 from worldgpt.model import WorldGPT
 from worldgpt.windows import Windows, model_batch
 
-Figures = dict[str, float | None]
+Figures = dict[str, dict[str, float | int | None]]
+"""{name: an estimate, its interval over windows}."""
 
 
 @torch.no_grad()
 def token_figures(model: WorldGPT, windows: Windows, baselines: Baselines, batch_size: int) -> dict[str, dict[str, Figures]]:
-    """{stream: {"model" | "copy_last" | "unigram": {nats, bits_per_step, accuracy, changed_accuracy}}}.
+    """{stream: {"model" | "copy_last" | "unigram": {nats, bits_per_step, changed_nats, accuracy, changed_accuracy}}}.
 
     accuracy is the share of tokens that the likeliest id hits (of codes told in parts, the likeliest id of each part in turn), and
-    changed_accuracy that of tokens which differ from the step before; a copy hits none of those. None where there is nothing to count.
+    changed_accuracy that of tokens which differ from the step before; a copy hits none of those.
     """
     nats, hits = _read(model, windows, batch_size)
     tokens, before = windows.tokens[:, 1:], windows.tokens[:, :-1]
@@ -86,10 +88,15 @@ def _likeliest(baselines: Baselines, shape: tuple[int, ...]) -> np.ndarray:
 
 def _figures(nats: np.ndarray, hits: np.ndarray, known: np.ndarray, changed: np.ndarray) -> Figures:
     """Of one stream; all (B, T, n)."""
-    mean = float(nats[known].mean())
     return {
-        "nats": mean,
-        "bits_per_step": mean * known.shape[-1] / math.log(2),
-        "accuracy": float(hits[known].mean()),
-        "changed_accuracy": float(hits[changed].mean()) if changed.any() else None,
+        "nats": _mean(nats, known),
+        "bits_per_step": _mean(nats * known.shape[-1] / math.log(2), known),
+        "changed_nats": _mean(nats, changed),
+        "accuracy": _mean(hits, known),
+        "changed_accuracy": _mean(hits, changed),
     }
+
+
+def _mean(values: np.ndarray, where: np.ndarray) -> dict[str, float | int | None]:
+    """Of values (B, T, n) where it is said."""
+    return ratio_of(np.where(where, values, 0).sum((1, 2)), where.sum((1, 2))).to_dict()
