@@ -231,7 +231,7 @@ def test_the_report_has_every_figure_beside_its_floor(report: Path, trained: Pat
     assert set(distances) == {"tokenizer floor", "copy last", "model", "another drive"}
     assert distances["model"]["fid"] is None and distances["another drive"]["lpips"] is None
     pinned = found["measured_on"]
-    assert pinned["data_hash"] == column_store.hash and len(pinned["rollouts"]) == 4
+    assert found["data_hash"] == column_store.hash and len(pinned["rollouts"]) == 4
     one = pinned["rollouts"][1]
     frames = column_store.read(one["drive_id"], one["step"], one["step"] + 12).frames["front"]
     assert one["frames_sha256"] == hashlib.sha256(frames.tobytes()).hexdigest()

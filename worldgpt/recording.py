@@ -14,7 +14,7 @@ class Recording:
         self.inputs = [part.clone() for part in inputs]
         self.graph = torch.cuda.CUDAGraph()
         torch.cuda.synchronize()
-        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # another thread may be decoding frames
+        with torch.cuda.graph(self.graph, capture_error_mode="thread_local"):  # what other threads do there stays out of it
             self.outputs = function(*self.inputs)
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:

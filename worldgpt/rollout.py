@@ -309,7 +309,6 @@ class Rollout:
         scales = [schedule.at(self.steps, place) for place in places]
         if len(set(scales)) == 1:
             return scales[0]
-        each = torch.cat(
-            [torch.full((1, 1), scale, device=self.device) for scale in scales]
-        )  # made there: a recording takes nothing from the host
+        # Made on the device: a recording takes nothing from the host.
+        each = torch.cat([torch.full((1, 1), scale, device=self.device) for scale in scales])
         return each.repeat(len(self.worlds), 1)

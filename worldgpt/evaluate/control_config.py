@@ -3,17 +3,15 @@
 from dataclasses import dataclass, replace
 
 from data.errors import UserError
-from worldgpt.evaluate.settings import EvaluationConfig
+from worldgpt.evaluate.settings import ProbedConfig
 
 
 @dataclass(frozen=True)
-class ControlConfig(EvaluationConfig):
+class ControlConfig(ProbedConfig):
     """Does it do what it is told: how much of prompts, actions and telemetry is realised in the pictures, each beside its floor."""
 
     output: str = "runs/control"
     """Folder for report.json, the plots, confusion.png and the videos side by side; refused if it exists, unless --overwrite is given."""
-    probes: str = "runs/probes"
-    """Folder of the measuring networks; trained on the data set's own split `train` if it is missing, which takes some minutes."""
     heldout_split: str = "heldout"
     """Split whose looks (weather and time of day) were never seen together in training; left out where the data set has none."""
     rollouts: int = 64

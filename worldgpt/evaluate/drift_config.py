@@ -3,17 +3,15 @@
 from dataclasses import dataclass
 
 from data.errors import UserError
-from worldgpt.evaluate.settings import EvaluationConfig
+from worldgpt.evaluate.settings import ProbedConfig
 
 
 @dataclass(frozen=True)
-class DriftConfig(EvaluationConfig):
+class DriftConfig(ProbedConfig):
     """How far rollouts drift: curves over the horizon, for each re-anchoring policy, beside their floor and trivial baselines."""
 
     output: str = "runs/drift"
     """Folder for report.json, curves.png, rollouts.mp4 and rollouts.png; refused if it exists, unless --overwrite is given."""
-    probes: str = "runs/probes"
-    """Folder of the measuring networks; trained on the data set's own split `train` if it is missing, which takes some minutes."""
     horizon: int = 400
     """Frames that are generated from each start."""
     rollouts: int = 16

@@ -13,8 +13,6 @@ class PageConfig(WeightsConfig):
 
     output: str = "runs/report"
     """Folder for report.html, and the reports of the parts in folders of their own; refused if it exists, unless --overwrite is given."""
-    probes: str = "runs/probes"
-    """Folder of the measuring networks; trained on the data set's own split `train` if it is missing, which takes some minutes."""
     horizon: int = 400
     """Frames of the rollouts that drift is measured on."""
     quick: bool = False

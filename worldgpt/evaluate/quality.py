@@ -96,11 +96,10 @@ def measure_distances(networks: Networks, starts: Starts, driven: dict[str, Meas
 
 
 def manifest(store: EpisodeStore, config: QualityConfig, starts: Starts, windows: Sequence[Place], steps: int) -> dict[str, Any]:
-    """What was measured on, pinned: the data's hash; of each window its drive and first step, of each rollout those of its first generated
+    """What was measured on, pinned: of each window its drive and first step, of each rollout those of its first generated
     one, and of both their true frames' hashes."""
     true = (store.read(drive_id, step, step + steps).frames for drive_id, step in windows)
     return {
-        "data_hash": store.hash,
         "split": config.split,
         "windows": [pinned(place, *frames.values()) for place, frames in zip(windows, true, strict=True)],
         "rollouts": [pinned(place, frames) for place, frames in zip(starts.places, starts.frames, strict=True)],

@@ -2,11 +2,11 @@
 
 from dataclasses import dataclass, replace
 
-from worldgpt.evaluate.settings import EvaluationConfig
+from worldgpt.evaluate.settings import ProbedConfig
 
 
 @dataclass(frozen=True)
-class WeightsConfig(EvaluationConfig):
+class WeightsConfig(ProbedConfig):
     """The same for what is also measured with networks whose weights the user brings."""
 
     inception: str = ""
@@ -23,8 +23,6 @@ class QualityConfig(WeightsConfig):
 
     output: str = "runs/quality"
     """Folder for report.json, table.md, curves.png and rollouts.png; refused if it exists, unless --overwrite is given."""
-    probes: str = "runs/probes"
-    """Folder of the measuring networks; trained on the data set's own split `train` if it is missing, which takes some minutes."""
     windows: int = 256
     """Held-out windows that are read with the true past."""
     baseline_steps: int = 20_000

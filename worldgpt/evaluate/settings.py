@@ -31,3 +31,11 @@ class EvaluationConfig:
         for name, value in {"batch": 1, "seed": 0, **least}.items():
             if getattr(self, name) < value:
                 raise UserError(f"--{name.replace('_', '-')}: expected at least {value}, got {getattr(self, name)}")
+
+
+@dataclass(frozen=True)
+class ProbedConfig(EvaluationConfig):
+    """The same for what the measuring networks read."""
+
+    probes: str = "runs/probes"
+    """Folder of the measuring networks; trained on the data set's own split `train` if it is missing, which takes some minutes."""
