@@ -17,28 +17,13 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from tokenizer.parallel import gathered
 from worldgpt.attention import SHARPNESS
 from worldgpt.kv_cache import RingCache
 from worldgpt.layout import SEEN_STEPS, Stream
 from worldgpt.model import WorldGPT, WorldGPTBlock
+from worldgpt.product import Int8Product, Product, Weights, check_weights, product
 from worldgpt.rope import rotate
 from worldgpt.token_table import SplitTable, TokenTable
-
-
-class Product:
-    """A matrix as it is kept for decoding: rows (N, in) -> (N, out)."""
-
-    def __init__(self, weights: Sequence[Tensor]) -> None:
-        """`weights` (out, in), one below the other."""
-        self.matrix = torch.cat([gathered(w) for w in weights]).t().contiguous()
-
-    def __call__(self, rows: Tensor) -> Tensor:
-        return torch.mm(rows, self.matrix)
-
-    def onto(self, sum: Tensor, rows: Tensor) -> Tensor:
-        """`sum` (N, out) with the product added."""
-        return torch.addmm(sum, rows, self.matrix)
 
 
 class PreparedTable:
@@ -50,17 +35,16 @@ class PreparedTable:
         self.parts = [table] if isinstance(table, TokenTable) else cast(list[TokenTable], list(table.parts))
         self.vectors = [part.vectors().detach() for part in self.parts]
         self.rows = [vectors @ token_in.detach().t() for vectors in self.vectors]  # (V + 1, D) of each part
-        self.out = [(part.out.weight.detach() * vectors.shape[1] ** 0.5).t().contiguous() for part, vectors in self._pairs()]
-        self.ids = [vectors[:-1].t().contiguous() for vectors in self.vectors]
-        self.biases = [part.bias.detach() for part in self.parts]
+        self.out = [Product(part.out.weight.detach() * vectors.shape[1] ** 0.5) for part, vectors in self._pairs()]
+        self.ids = [Product(vectors[:-1], part.bias.detach()) for part, vectors in self._pairs()]
         self.steps = [] if isinstance(table, TokenTable) else [self._step(table, part) for part in range(len(table.meet))]
 
-    def _step(self, table: SplitTable, part: int) -> tuple[Tensor, list[Tensor], Tensor]:
+    def _step(self, table: SplitTable, part: int) -> tuple[Product, list[Tensor], Product]:
         """From a part to the next: a product of the hidden state, what each part told so far adds (V + 1, D), and a product of the sum."""
         meet, refine = cast(Tensor, table.meet[part].weight).detach(), cast(Tensor, table.refine[part].weight).detach()
         width = len(refine)
         told = [vectors @ meet[:, width:].t() for vectors in self.vectors[: part + 1]]
-        return meet[:, :width].t().contiguous(), told, refine.t().contiguous()
+        return Product(meet[:, :width]), told, Product(refine)
 
     def _pairs(self) -> list[tuple[TokenTable, Tensor]]:
         return list(zip(self.parts, self.vectors, strict=True))
@@ -78,8 +62,13 @@ class PreparedTable:
         part = len(told)
         if part:
             meet, rows, refine = self.steps[part - 1]
-            hidden = torch.addmm(hidden, F.silu(torch.addmm(_sum(rows, told), hidden, meet)), refine)
-        return torch.addmm(self.biases[part], hidden @ self.out[part], self.ids[part])
+            hidden = refine.onto(hidden, F.silu(meet.onto(_sum(rows, told), hidden)))
+        return self.ids[part](self.out[part](hidden))
+
+
+def _rows(product: Product, x: Tensor) -> Tensor:
+    """(B, n, in) -> (B, n, out)."""
+    return product(x.flatten(0, 1)).view(*x.shape[:2], -1)
 
 
 def _sum(tables: Sequence[Tensor], parts: Sequence[Tensor]) -> Tensor:
@@ -104,30 +93,31 @@ class PreparedStream:
         self.past = torch.where(outside, (SEEN_STEPS - 1) * count, step * count + within)[:, ~columns]
         self.present = torch.where(outside, count, within)[:, columns] if bool(columns.any()) else None
         weights = cast(Tensor, embedding.hint_in[stream.codebook].weight).detach().unflatten(1, (places.shape[1], -1))  # (2 D, hints, C)
-        self.past_weights = weights[:, ~columns].flatten(1).t().contiguous()
-        self.present_weights = weights[:, columns].flatten(1).t().contiguous()
+        self.past_weights = Product(weights[:, ~columns].flatten(1))
+        self.present_weights = Product(weights[:, columns].flatten(1))
         self.null_vector = table.vector(torch.tensor([self.null_id], device=device))
 
     def past_hints(self, seen: Tensor) -> Tensor:
         """(B, tokens, 2 D): what the two steps before say, from `seen` (B, SEEN_STEPS, J)."""
         known = F.pad(seen[:, : SEEN_STEPS - 1, self.span].flatten(1), (0, 1), value=self.null_id)
-        return self.table.vector(known[:, self.past]).flatten(2) @ self.past_weights
+        return _rows(self.past_weights, self.table.vector(known[:, self.past]).flatten(2))
 
 
 @dataclass(frozen=True)
 class PreparedBlock:
     """A block's four products."""
 
-    qkv: Product
-    out: Product
-    gate_up: Product
-    down: Product
+    qkv: Product | Int8Product
+    out: Product | Int8Product
+    gate_up: Product | Int8Product
+    down: Product | Int8Product
 
     @classmethod
-    def of(cls, block: WorldGPTBlock) -> "PreparedBlock":
+    def of(cls, block: WorldGPTBlock, weights: Weights) -> "PreparedBlock":
         attention = block.attention
-        qkv = Product([attention.query.weight, attention.key.weight, attention.value.weight])
-        return cls(qkv, Product([attention.out.weight]), Product([block.gate.weight, block.up.weight]), Product([block.down.weight]))
+        qkv = (attention.query.weight, attention.key.weight, attention.value.weight)
+        ways = (qkv, (attention.out.weight,), (block.gate.weight, block.up.weight), (block.down.weight,))
+        return cls(*(product(way, weights) for way in ways))
 
 
 class StepDecoder:
@@ -137,17 +127,19 @@ class StepDecoder:
     """
 
     @torch.no_grad()
-    def __init__(self, model: WorldGPT) -> None:
+    def __init__(self, model: WorldGPT, weights: Weights = "float") -> None:
+        """With `weights` "int8" the blocks' matrices are rounded to 8 bits, on a CPU only; else UserError."""
+        check_weights(weights, model.embedding.prompt_place.device, model.embedding.prompt_place.dtype)
         self.model, self.layout, embedding = model, model.layout, model.embedding
         self.heads, self.head_dim = model.config.heads, model.config.width // model.config.heads
         with torch.autocast(model.device.type, enabled=False):
-            self.blocks = [PreparedBlock.of(cast(WorldGPTBlock, block)) for block in model.blocks]
+            self.blocks = [PreparedBlock.of(cast(WorldGPTBlock, block), weights) for block in model.blocks]
             tables = {
                 name: PreparedTable(cast(TokenTable | SplitTable, table), cast(Tensor, embedding.token_in[name].weight))
                 for name, table in embedding.tables.items()
             }
             self.streams = [PreparedStream(model, stream, tables[stream.codebook]) for stream in self.layout.streams]
-            self.hint_out = embedding.hint_out.weight.detach().t().contiguous()
+            self.hint_out = Product(embedding.hint_out.weight.detach())
         self.at = [stream for stream in self.streams for _ in range(stream.stream.tokens)]
         """(J,): the stream that each token belongs to."""
 
@@ -247,8 +239,8 @@ class DecodingStep:
             part = told[:, at - start : last - start]
             if stream.present is not None:
                 around = self.present[stream.stream.name][:, stream.present[first : first + last - at]]  # (B, n, hints, C)
-                part = part + around.flatten(2) @ stream.present_weights
+                part = part + _rows(stream.present_weights, around.flatten(2))
             parts.append(part)
             at = last
         gate, up = (parts[0] if len(parts) == 1 else torch.cat(parts, dim=1)).chunk(2, dim=-1)
-        return (F.silu(gate) * up) @ self.decoder.hint_out
+        return _rows(self.decoder.hint_out, F.silu(gate) * up)

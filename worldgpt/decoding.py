@@ -11,6 +11,25 @@ ROWS = "rows"
 """rows: all codes of a row in one pass; rows:k: in k passes, each of neighbouring codes. Channels come in one pass or few."""
 
 
+DRAFT = "draft"
+"""Raster order, with guesses checked several at once: draft, or draft:k for at most k guesses a pass. The tokens are raster's."""
+DRAFT_TOKENS = 8
+
+
+def draft_tokens(decode: str) -> int:
+    """Guesses a pass that the name asks for; 0 where it is no draft. UserError where the number is none.
+
+    >>> [draft_tokens(name) for name in ("raster", "draft", "draft:4")]
+    [0, 8, 4]
+    """
+    name, colon, number = decode.partition(":")
+    if name != DRAFT:
+        return 0
+    if colon and (not number.isdecimal() or not 1 <= int(number) <= 256):
+        raise UserError(f"--decode: expected draft, or draft:k with k from 1 to 256, got {decode!r}")
+    return int(number) if colon else DRAFT_TOKENS
+
+
 def decoded(layout: Layout, decode: str) -> Layout:
     """The layout in an order; UserError where the name is unknown or does not fit the grid.
 
@@ -38,6 +57,8 @@ def order_of(layout: Layout) -> str:
 
 def check_order(layout: Layout, decode: str) -> None:
     """UserError where a checkpoint with this layout is to be decoded in an order that it was not trained for."""
+    if draft_tokens(decode):
+        decode = RASTER
     decoded(layout, decode)
     if decode != order_of(layout):
         raise UserError(

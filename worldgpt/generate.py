@@ -21,7 +21,7 @@ from data.progress import Bar
 from data.video import VideoWriter
 from worldgpt.anchors import parse_policy
 from worldgpt.context import read_context, read_log
-from worldgpt.decoding import check_order
+from worldgpt.decoding import check_order, draft_tokens
 from worldgpt.generate_config import GenerateConfig
 from worldgpt.overlay import draw_overlay, enlarge
 from worldgpt.pipeline import Chunk, WorldGPTPipeline
@@ -57,6 +57,8 @@ def generate(config: GenerateConfig) -> list[Path]:
         reanchor=policy,
         truth=truth,
         window=config.window,
+        weights=config.weights,
+        draft=draft_tokens(config.decode),
     )
     paths = output_paths(config)
     write_videos(pipeline, config, chunks, paths)

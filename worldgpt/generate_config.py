@@ -61,7 +61,10 @@ class GenerateConfig:
     frames of the drive given as --context)."""
     decode: str = ""
     """How many tokens come in one pass: raster, rows, rows:2, ... A checkpoint knows the one that it was trained for, which is the
-    default; another is refused."""
+    default; another is refused. draft or draft:16 is raster with up to 8 or 16 guesses checked in one pass: the same tokens, and on
+    a CPU in less time where much stays from frame to frame."""
+    weights: Literal["float", "int8"] = "float"
+    """'int8' rounds the transformer's matrices to 8 bits: faster on a CPU, and not quite the same drive."""
     window: Literal["ring", "recompute"] = "ring"
     """'recompute' reads the whole window anew for each frame: many times slower, for comparison."""
     output: str = "out.mp4"

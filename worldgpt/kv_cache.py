@@ -156,3 +156,7 @@ class RingCache:
     def advance(self, positions: int) -> None:
         """Say, once all layers have written them, that `positions` new ones are filled."""
         self.filled += positions
+
+    def rewind(self, positions: int) -> None:
+        """Forget the newest `positions` filled ones; they are written anew."""
+        self.filled -= positions

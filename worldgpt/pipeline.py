@@ -24,6 +24,7 @@ from worldgpt.anchors import Policy, Scene, parse_policy
 from worldgpt.model import WorldGPT
 from worldgpt.notices import tell_clamped, tell_planner, tell_unfamiliar
 from worldgpt.placement import numbers, placed
+from worldgpt.product import Weights
 from worldgpt.rollout import FREE, Decide, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingConfig, SamplingPlan
 
@@ -214,6 +215,8 @@ class WorldGPTPipeline:
         reanchor: str | Policy = "none",
         truth: np.ndarray | None = None,
         window: Literal["ring", "recompute"] = "ring",
+        weights: Weights = "float",
+        draft: int = 0,
     ) -> Iterator[Chunk]:
         """Drive one world a prompt, all as one batch; yields chunks of up to 8 steps as they come, `frames` steps in all.
 
@@ -223,7 +226,9 @@ class WorldGPTPipeline:
         `actions` are {channel: its value in physical units, one or one a frame}, of telemetry too; `commands` the same as tables.
         `planner` decides the actions of every step after seeing its frame. `worlds` number the randomness (default 0, 1, ...).
         `reanchor` is a policy of worldgpt/anchors.py; those that replay a log need `truth` (F, J) or (B, F, J), the true steps.
-        Commands beyond a channel's range are clamped, and words that training never showed mean little: a UserNotice says so.
+        With `weights` "int8" a CPU is faster and the numbers are rounded; with `draft` so many guesses at most are checked in one pass,
+        which changes no token. Commands beyond a channel's range are clamped, and words that training never showed mean little: a
+        UserNotice says so.
         """
         schedules = [p if isinstance(p, PromptSchedule) else PromptSchedule(p) for p in prompts]
         count = len(schedules)
@@ -236,7 +241,7 @@ class WorldGPTPipeline:
         plan.check(self.model.layout)
         rollout = Rollout(
             self.model,
-            RolloutConfig(plan, guidance, action_guidance, window=window),
+            RolloutConfig(plan, guidance, action_guidance, window=window, weights=weights, draft=draft),
             seeds=_each(seed, count, "seed"),
             worlds=range(count) if worlds is None else worlds,
         )

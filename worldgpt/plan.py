@@ -141,7 +141,8 @@ def cache_bytes(model: ModelConfig, layout: Layout, worlds: int, bf16: bool) -> 
 
 def decoder_bytes(model: ModelConfig, layout: Layout, bf16: bool) -> int:
     """What worldgpt/decoder.py keeps beside the model's own weights while worlds are rolled out: the blocks' matrices and the ways in and
-    out as they are read fastest, and each codebook's vectors as rows of the model's width."""
+    out as they are read fastest, and each codebook's vectors as rows of the model's width. A CPU in float32 keeps the matrices in a second
+    form for several rows."""
     d, c = model.width, model.code_width
     numbers = model.layers * (4 * d * d + 3 * d * model.mlp_width)
     for book in layout.codebooks:

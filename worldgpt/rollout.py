@@ -17,9 +17,11 @@ from torch import Tensor
 
 from conditioning.guidance import GuidanceSchedule, guided_logits
 from data.errors import UserError
-from worldgpt.decoder import StepDecoder
+from worldgpt.decoder import DecodingStep, StepDecoder
+from worldgpt.draft import Draft
 from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
+from worldgpt.product import Weights
 from worldgpt.recording import Recording
 from worldgpt.sampling import SamplingPlan, draw_with_nats, keyed_uniforms
 
@@ -48,6 +50,11 @@ class RolloutConfig:
     """Steps that the model sees, the present one included; None: as in training."""
     window: Literal["ring", "recompute"] = "ring"
     """'ring' keeps keys and values while the window moves; 'recompute' reads the window anew for each step: slow, the reference."""
+    weights: Weights = "float"
+    """'int8' rounds the blocks' matrices, on a CPU: faster, and no longer the same numbers."""
+    draft: int = 0
+    """Tokens that are guessed, at most, and checked in one pass (worldgpt/draft.py); 0: none. Only for the raster order. The tokens stay
+    the same; nothing is recorded."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +84,10 @@ class Rollout:
         if "undriven" in self.branches and not len(model.actions):
             raise UserError("--action-guidance: the world model has no action channels")
         self.cache = model.new_cache(len(self.worlds) * len(self.branches), config.window_steps)
-        self.decoder = StepDecoder(model)
+        self.decoder = StepDecoder(model, config.weights)
+        if config.draft and model.layout.together > 1:
+            raise UserError("--decode draft: expected a checkpoint trained for raster, got one whose codes come several in a pass")
+        self.draft = Draft(model.layout, config.draft) if config.draft else None
         self.device = model.embedding.prompt_place.device
         self._null_actions = torch.as_tensor(model.layout.null_tokens[model.layout.span_of_kind("action")], device=self.device)
         self.seen = model.embedding.unseen(len(self.worlds))
@@ -87,7 +97,7 @@ class Rollout:
         self.surprise = torch.full((len(self.worlds),), torch.nan, dtype=torch.float64, device=self.device)
         """(B,) mean nats of the frame codes drawn in the last step, under the unfiltered distribution; NaN where all were forced."""
         self._anchors: Anchors | None = None
-        self.records = self.device.type == "cuda"
+        self.records = self.device.type == "cuda" and self.draft is None
         """Whether a step that is made as the one before it was is recorded and replayed."""
         self._made: tuple[object, ...] = ()
         self._recording: Recording | None = None
@@ -201,6 +211,8 @@ class Rollout:
         known[actions] = [False] * len(known[actions])
         surprise: list[Tensor] = []
         step = self.decoder.begin(by, self._given(seen), told, self.cache)
+        if self.draft:
+            self.draft.begin(seen[:, -2])
         hidden, start, together = step.prompt(), 0, layout.together
         while start < layout.tokens_per_step:
             stop = min(start + together, layout.tokens_per_step)
@@ -218,10 +230,37 @@ class Rollout:
             # The tokens just decided go in together with all that follow and are known in every world.
             while stop < layout.tokens_per_step and all(known[stop : stop + together]):
                 stop = min(stop + together, layout.tokens_per_step)
-            hidden = step.read(self._given(tokens), start, stop)[:, -together:]
-            start = stop
+            ahead = self.draft.ahead(stop) if self.draft else 0
+            if ahead:
+                hidden, nats, start = self._look_ahead(step, tokens, uniforms, known, (start, stop, ahead))
+                surprise.append(nats)
+            else:
+                hidden, start = step.read(self._given(tokens), start, stop)[:, -together:], stop
         nothing = torch.full((len(tokens),), torch.nan, dtype=torch.float64, device=self.device)
         return tokens, torch.cat(surprise, dim=1).nanmean(1) if surprise else nothing
+
+    def _look_ahead(
+        self, step: DecodingStep, tokens: Tensor, uniforms: Tensor, known: list[bool], places: tuple[int, int, int]
+    ) -> tuple[Tensor, Tensor, int]:
+        """Reads the tokens start .. stop - 1 of `places` and guesses of the `ahead` next ones.
+
+        What was right goes into `tokens`, and the true one in the place of the first that was not; they are `known` from then on. Returns
+        the hidden state that predicts the token after the last right one, the nats of those put in, and that token's place.
+        """
+        assert self.draft
+        start, stop, ahead = places
+        self.draft.guesses = torch.where(tokens == FREE, self.draft.guesses, tokens)
+        hidden = step.read(self._given(self.draft.guesses), start, stop + ahead)[:, stop - start - 1 :]
+        count = min(ahead + 1, self.draft.end_of_stream(stop) - stop)
+        drawn, nats = self._draw(hidden[:, :count], stop, uniforms[:, :, stop : stop + count])
+        free = tokens[:, stop : stop + count] == FREE
+        drawn, nats = torch.where(free, drawn, tokens[:, stop : stop + count]), torch.where(free, nats, torch.nan)
+        right = self.draft.check(drawn, stop, ahead)
+        self.cache.rewind(ahead - right)
+        taken = min(right + 1, count)
+        tokens[:, stop : stop + taken] = drawn[:, :taken]
+        known[stop : stop + taken] = [True] * taken
+        return hidden[:, right : right + 1], nats[:, :taken], stop + right
 
     def _remember(self, tokens: Tensor, told: Tensor, surprise: Tensor) -> None:
         self.seen[:, -1] = tokens

@@ -16,8 +16,6 @@ from worldgpt.layout import Layout, Stream
 
 SHARPENING = 0.8
 """Base of the entropy-adaptive temperature (Zhang et al. 2024, arXiv:2403.14541, equation 2)."""
-NUCLEUS_SHARE = 16
-"""One in so many tokens is looked at before all are sorted for top-p."""
 
 
 @dataclass(frozen=True)
@@ -121,15 +119,12 @@ def entropy(logits: Tensor) -> Tensor:
 
 def _nucleus(p: Tensor, top_p: float) -> Tensor:
     """(..., V) bool: the likeliest tokens of p (..., V) that together reach `top_p`; of equal ones the first."""
-    few = p.shape[-1] // NUCLEUS_SHARE
-    if p.device.type == "cpu" and few:  # sorting all is most of a draw's time there, and few are needed
-        largest = p.topk(few).values
-        before = largest.cumsum(-1) - largest
-        kept = (before < top_p).sum(-1, keepdim=True)
-        if bool((kept < few).all()):
-            least = largest.gather(-1, kept - 1)
-            above, equal = p > least, p == least
-            return above | (equal & (equal.cumsum(-1) <= kept - above.sum(-1, keepdim=True)))
+    if p.device.type == "cpu":  # numpy sorts values alone ten times faster than torch, and faster still than it sorts their places
+        ordered = torch.from_numpy(np.sort(p.numpy(), axis=-1)).flip(-1)
+        kept = (ordered.cumsum(-1) - ordered < top_p).sum(-1, keepdim=True)
+        least = ordered.gather(-1, kept - 1)
+        above, equal = p > least, p == least
+        return above | (equal & (equal.cumsum(-1) <= kept - above.sum(-1, keepdim=True)))
     ordered, order = p.sort(dim=-1, descending=True, stable=True)
     return torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, ordered.cumsum(-1) - ordered < top_p)
 

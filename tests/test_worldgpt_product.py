@@ -1,0 +1,40 @@
+"""Laws of the products kept for decoding: exact where they say so, near where they are rounded."""
+
+import pytest
+import torch
+
+from worldgpt.product import Int8Product, Product, product
+
+
+@pytest.mark.parametrize("rows", [1, 2, 5, 40])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_a_product_is_a_product(rows: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    matrix, bias, x, sum = (torch.randn(*shape, generator=generator, dtype=dtype) for shape in ((24, 16), (24,), (rows, 16), (rows, 24)))
+    near = {"rtol": 0, "atol": 1e-12 if dtype == torch.float64 else 1e-5}
+    torch.testing.assert_close(Product(matrix)(x), x @ matrix.t(), **near)
+    torch.testing.assert_close(Product(matrix, bias)(x), x @ matrix.t() + bias, **near)
+    torch.testing.assert_close(Product(matrix).onto(sum, x), sum + x @ matrix.t(), **near)
+
+
+@pytest.mark.parametrize("rows", [1, 16])
+def test_int8_is_off_by_a_hundredth(rows: int) -> None:
+    generator = torch.Generator().manual_seed(rows)
+    matrix, x = torch.randn(96, 64, generator=generator), torch.randn(rows, 64, generator=generator)
+    off = Int8Product(matrix)(x) - x @ matrix.t()
+    assert 0 < float(off.std() / (x @ matrix.t()).std()) < 0.02
+    sum = torch.randn(rows, 96, generator=generator)
+    torch.testing.assert_close(Int8Product(matrix).onto(sum, x), Int8Product(matrix)(x) + sum)
+
+
+def test_matrices_come_one_below_the_other() -> None:
+    a, b = torch.randn(3, 8), torch.randn(5, 8)
+    x = torch.randn(2, 8)
+    torch.testing.assert_close(product([a, b], "float")(x), torch.cat([x @ a.t(), x @ b.t()], dim=1), rtol=0, atol=1e-5)
+    assert product([a, b], "int8")(x).shape == (2, 8)
+
+
+def test_choosing_int8_leaves_the_engine_as_it_was() -> None:
+    before = torch.backends.quantized.engine
+    Int8Product(torch.randn(8, 8))
+    assert torch.backends.quantized.engine == before
