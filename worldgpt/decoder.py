@@ -164,17 +164,28 @@ class StepDecoder:
             q, k = rotate(straight, by).transpose(1, 3).unbind(2)  # (B, H, n, d) each
             raw, v = straight[:, :, 1].transpose(1, 2), qkv[:, :, 2].transpose(1, 2)
             keys, values = cache.write(layer, raw, k, v)
-            causal, sharpness = mask is None and new > 1, SHARPNESS * self.head_dim**-0.5
-            mixed = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=causal, scale=sharpness)
-            x = block.out.onto(x, mixed.transpose(1, 2).reshape(batch * new, width))
+            x = block.out.onto(x, self._mixed(q, keys, values, mask).reshape(batch * new, width))
             gate, up = block.gate_up(_norm(x)).chunk(2, dim=-1)
             x = block.down.onto(x, F.silu(gate).mul_(up))
         return _norm(x).view(batch, new, width)
 
 
+    def _mixed(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
+        """(B, n, H, d): what n positions (B, H, n, d) find in keys and values (B, H, N, d)."""
+        new, sharpness = q.shape[2], SHARPNESS * self.head_dim**-0.5
+        if q.device.type == "cpu" and new == 1:  # two products by hand take half of the time (docs/experiments.md)
+            # The small factors are rows turned round, which MKL takes for what they are; columns cost twice as much.
+            logits = torch.bmm(keys.flatten(0, 1), (q * sharpness).view(-1, 1, self.head_dim).mT)  # (B H, N, 1)
+            shares = torch.softmax(logits.view(len(logits), 1, -1), dim=-1)
+            found = torch.bmm(values.mT.flatten(0, 1), shares.mT)  # (B H, d, 1)
+            return found.view(len(q), 1, self.heads, self.head_dim)
+        mixed = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=mask is None and new > 1, scale=sharpness)
+        return mixed.transpose(1, 2)
+
+
 def _norm(x: Tensor) -> Tensor:
     """As `attention.norm`, where no autocast is to be switched off."""
-    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
+    return torch.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class DecodingStep:

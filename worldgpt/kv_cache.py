@@ -38,7 +38,9 @@ class RingCache:
         shape = (layers, batch, heads, window_steps * positions_per_step, head_dim)
         self.raw_keys = torch.zeros(shape, dtype=dtype, device=device)
         self.keys = torch.zeros(shape, dtype=dtype, device=device)
-        self.values = torch.zeros(shape, dtype=dtype, device=device)
+        across = torch.zeros(*shape[:-2], head_dim, shape[-2], dtype=dtype, device=device)
+        self.values = across.mT if device.type == "cpu" else across.view(shape)
+        """On a CPU they lie transposed, as a single position reads them fastest (worldgpt/decoder.py)."""
         self.positions_per_step, self.window_steps = positions_per_step, window_steps
         self.rotation_at = rotation_at
         self.steps: list[int] = []
@@ -150,6 +152,8 @@ class RingCache:
         new = keys.shape[2]
         for store, part in ((self.raw_keys, raw_keys), (self.keys, keys), (self.values, values)):
             store[layer].narrow(2, self.filled, new).copy_(part)
+        if self.filled == 0:
+            return keys, values
         end = self.filled + new
         return self.keys[layer].narrow(2, 0, end), self.values[layer].narrow(2, 0, end)
 

@@ -1,0 +1,121 @@
+"""Drawing tokens: our rollout beside Llama's `generate`, over shapes and batches.
+
+Worlds have a full window, so that each new token sees as many as the reference's does; tokens a second are those of all worlds.
+"""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from worldgpt.benchmark.ceilings import Ceilings, measure_ceilings
+from worldgpt.benchmark.contest import Standing, contest, machine, memory_bytes, share
+from worldgpt.benchmark.reference import generating, llama, recomputing
+from worldgpt.benchmark.shapes import Shape, random_steps, random_world, shapes
+from worldgpt.model import WorldGPT
+from worldgpt.product import Weights
+from worldgpt.rollout import FREE, Rollout, RolloutConfig
+from worldgpt.sampling import SamplingPlan
+
+REFERENCES = ("generate, dynamic cache", "generate, static cache", "no cache")
+OTHER_ORDERS_AT = 64
+"""Codes of a frame from which on rows in one pass are measured too."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """A shape and a batch, and what came out."""
+
+    shape: str
+    batch: int
+    standings: dict[str, Standing]
+    """{way: standing}, none where it was not run."""
+    bound: float
+    """Tokens a second if nothing were done but to read weights and cache once a token, at the speed of a copy."""
+    missing_bytes: int = 0
+    """What it would have needed, where it was not run."""
+
+    def lines(self) -> list[str]:
+        """Ratios first, rates after."""
+        title = f"{self.shape}, batch {self.batch}"
+        if not self.standings:
+            return [f"{title}: not run: needs {self.missing_bytes / 2**30:.1f} GiB"]
+        lines = [title]
+        for name, standing in self.standings.items():
+            against = ", ".join(f"{ratio.text()}x {other}" for other, ratio in standing.ratios.items())
+            rate = f"{standing.rate.median:,.0f} tokens/s"
+            bound = f"; {share(standing.rate, self.bound)} of the machine's bandwidth" if name == "raster" else ""
+            lines.append(f"  {name:<26}{against or 'the reference'}; {rate}{bound}")
+        return lines
+
+
+def measure_decoding(
+    names: Sequence[str], batches: Sequence[int], rounds: int, tokens: int, device: torch.device, *, no_cache: bool = True
+) -> Iterator[Case]:
+    """Case by case. `tokens` are drawn a round by the references, a whole step or more by us."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    ceilings = measure_ceilings(device, dtype)
+    yield_from = shapes()
+    for name in names:
+        for batch in batches:
+            yield decoding_case(name, yield_from[name], batch, rounds, tokens, device, dtype, ceilings, no_cache=no_cache)
+
+
+def decoding_case(
+    name: str, shape: Shape, batch: int, rounds: int, tokens: int, device: torch.device, dtype: torch.dtype, ceilings: Ceilings, *, no_cache: bool
+) -> Case:
+    """All ways of one shape at one batch, in turn."""
+    size, cpu = dtype.itemsize, device.type == "cpu"
+    weights, cache = size * shape.block_weights, size * 2 * shape.model.layers * shape.context * shape.model.width
+    bound = batch * ceilings.copy_bytes_per_s / (weights + batch * cache)
+    orders = 3 if shape.grid[0] * shape.grid[1] >= OTHER_ORDERS_AT else 2
+    needed = (2 + 3 * orders if cpu else 2 + 2 * orders) * weights + (2 + 1.5 * orders) * batch * cache
+    if needed > memory_bytes(device):
+        return Case(name, batch, {}, bound, int(needed))
+    ways = our_ways(shape, batch, device, dtype)
+    reference = llama(shape, dtype, device)
+    ways[REFERENCES[0]] = generating(reference, shape, batch, tokens, "dynamic")
+    ways[REFERENCES[1]] = generating(reference, shape, batch, tokens, "static")
+    if no_cache:
+        ways[REFERENCES[2]] = recomputing(reference, shape, batch)
+    return Case(name, batch, contest(ways, REFERENCES, rounds), bound)
+
+
+def our_ways(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], float]]:
+    """Raster, with int8 weights too on a CPU, and where a frame has many codes a row of them in one pass."""
+    raster = random_world(shape).to(device, dtype)
+    ways = {"raster": rolling(raster, batch)}
+    if device.type == "cpu":
+        ways["raster, int8"] = rolling(raster, batch, "int8")
+    if shape.grid[0] * shape.grid[1] >= OTHER_ORDERS_AT:
+        ways["rows"] = rolling(random_world(shape, together=shape.grid[1]).to(device, dtype), batch)
+    return ways
+
+
+def rolling(model: WorldGPT, batch: int, weights: Weights = "float") -> Callable[[], float]:
+    """Worlds with a full window that go on by a step a call; tokens a second."""
+    rollout, forced, prompts = full_rollout(model, batch, weights)
+
+    def run() -> float:
+        start = time.perf_counter()
+        rollout.step(prompts, prompts, forced).cpu()
+        return forced.numel() / (time.perf_counter() - start)
+
+    for _ in range(2):  # a GPU records the second step that is made alike
+        run()
+    return run
+
+
+def full_rollout(model: WorldGPT, batch: int, weights: Weights = "float") -> tuple[Rollout, torch.Tensor, torch.Tensor]:
+    """A rollout whose window is full, a table in which nothing is forced, and prompts."""
+    config = RolloutConfig(SamplingPlan(), weights=weights)
+    rollout = Rollout(model, config, seeds=[0] * batch, worlds=range(batch))
+    prompts = torch.zeros(batch, model.layout.prompt_tokens, model.config.text["width"], device=rollout.device, dtype=model.dtype)
+    rollout.start(random_steps(model.layout, batch, model.config.context_steps - 1), prompts, prompts)
+    return rollout, torch.full((batch, model.layout.tokens_per_step), FREE), prompts
+
+
+def heading(device: torch.device, rounds: int) -> str:
+    """What the figures below it are."""
+    return f"tokens drawn at a full window; medians (lowest to highest) of {rounds} interleaved rounds; {machine(device)}"
