@@ -1,4 +1,4 @@
-"""Measure what the parts cost on this machine: `benchmark.py data`."""
+"""Measure what the parts cost on this machine: `benchmark.py decode | train | tokenizer | growth | data`."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -9,6 +9,8 @@ import cli
 from data.errors import UserError
 
 if TYPE_CHECKING:
+    import torch
+
     from worldgpt.loading import Loading
 
 
@@ -65,7 +67,142 @@ class DataBenchmark:
         return measure_loading(presets()[self.preset], folder, updates=self.updates, rounds=self.rounds)
 
 
-COMMANDS = {"data": DataBenchmark}
+Shapes = Literal["iris", "wide", "commavq", "mineworld", "demo", "small", "base"]
+
+
+def _device() -> "torch.device":
+    import torch
+
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    torch.set_num_threads(1)  # a token is too little work to share among threads, and figures of one core compare
+    return torch.device("cpu")
+
+
+@dataclass(frozen=True)
+class DecodeBenchmark:
+    """Tokens drawn a second, beside transformers' Llama of the same shape: `generate` with its two caches, and a loop without one."""
+
+    shapes: tuple[Shapes, ...] = ("iris", "wide", "small")
+    """Sizes of the model, with random weights."""
+    batches: tuple[int, ...] = (1, 8)
+    """Worlds at once."""
+    rounds: int = 5
+    """How often each way is measured, in turn; medians are told."""
+    tokens: int = 32
+    """Tokens that the references draw in a round; we draw a step."""
+    no_cache: bool = True
+    """Measure the loop without a cache too, which is slow."""
+    json: Path | None = None
+    """File for all figures."""
+
+    def run(self) -> None:
+        from worldgpt.benchmark.decode import heading, measure_decoding
+
+        device, cases = _device(), []
+        print(heading(device, self.rounds))
+        for case in measure_decoding(self.shapes, self.batches, self.rounds, self.tokens, device, no_cache=self.no_cache):
+            print("\n".join(case.lines()), flush=True)
+            cases.append(asdict(case))
+        _keep(self.json, device, {"cases": cases})
+
+
+@dataclass(frozen=True)
+class TrainBenchmark:
+    """Tokens trained on a second, beside Llama of the same shape with the same optimizer, in bf16 and float32."""
+
+    shape: Shapes = "wide"
+    """Size of the model, with random weights."""
+    windows: int = 1
+    """Windows of a batch."""
+    rounds: int = 5
+    """How often each way is measured, in turn; medians are told."""
+    json: Path | None = None
+    """File for all figures."""
+
+    def run(self) -> None:
+        from worldgpt.benchmark.contest import machine, standing_lines
+        from worldgpt.benchmark.shapes import shapes
+        from worldgpt.benchmark.training import measure_training
+
+        device = _device()
+        print(f"{self.shape}, {self.windows} windows; medians (lowest to highest) of {self.rounds} interleaved rounds; {machine(device)}")
+        standings = measure_training(shapes()[self.shape], self.windows, self.rounds, device)
+        print("\n".join(standing_lines(standings, "tokens/s")))
+        _keep(self.json, device, {"standings": {name: asdict(standing) for name, standing in standings.items()}})
+
+
+@dataclass(frozen=True)
+class TokenizerBenchmark:
+    """Frames a second of the tokenizer, and of imagination: tokens and pixels together, under given actions."""
+
+    shape: Literal["iris", "demo", "small", "base"] = "iris"
+    """Size of both models, with random weights."""
+    batches: tuple[int, ...] = (1, 32)
+    """Frames at once, and worlds at once."""
+    rounds: int = 5
+    """How often each way is measured, in turn; medians are told."""
+    json: Path | None = None
+    """File for all figures."""
+
+    def run(self) -> None:
+        from worldgpt.benchmark.contest import machine, standing_lines
+        from worldgpt.benchmark.pixels import measure_imagination, measure_tokenizer
+        from worldgpt.benchmark.shapes import shapes
+
+        device, kept = _device(), {}
+        print(f"{self.shape}; medians (lowest to highest) of {self.rounds} interleaved rounds; {machine(device)}")
+        for batch in self.batches:
+            for name, measure in (("tokenizer", measure_tokenizer), ("imagination", measure_imagination)):
+                standings = measure(shapes()[self.shape], batch, self.rounds, device)
+                print("\n".join([f"{name}, batch {batch}", *standing_lines(standings, "frames/s")]), flush=True)
+                kept[f"{name}, batch {batch}"] = {way: asdict(standing) for way, standing in standings.items()}
+        _keep(self.json, device, kept)
+
+
+@dataclass(frozen=True)
+class GrowthBenchmark:
+    """Frames drawn a second over context, worlds and width, and memory over the length of a rollout, as a plot."""
+
+    shape: Shapes = "demo"
+    """Size of the model, of which one thing is changed at a time."""
+    rounds: int = 3
+    """How often each size is measured."""
+    steps: int = 1000
+    """Length of the rollout whose memory is looked at."""
+    output: Path = Path("growth.png")
+    """Picture to write."""
+    json: Path | None = None
+    """File for all figures."""
+
+    def run(self) -> None:
+        from worldgpt.benchmark.contest import machine
+        from worldgpt.benchmark.growth import lines, measure_growth, plot
+        from worldgpt.benchmark.shapes import shapes
+
+        device = _device()
+        curves = measure_growth(shapes()[self.shape], self.rounds, self.steps, device)
+        print("\n".join([f"{self.shape}; medians of {self.rounds} rounds; {machine(device)}", *lines(curves)]))
+        plot(curves, self.output)
+        print(self.output)
+        _keep(self.json, device, {"curves": [asdict(curve) for curve in curves]})
+
+
+def _keep(path: Path | None, device: "torch.device", figures: dict) -> None:
+    from data.folder import write_json
+    from worldgpt.benchmark.contest import machine
+
+    if path is not None:
+        write_json(path, {"machine": machine(device), **figures})
+
+
+COMMANDS = {
+    "decode": DecodeBenchmark,
+    "train": TrainBenchmark,
+    "tokenizer": TokenizerBenchmark,
+    "growth": GrowthBenchmark,
+    "data": DataBenchmark,
+}
 
 if __name__ == "__main__":
-    cli.main(lambda: cli.parse_command(COMMANDS, about=__doc__ or "").run())
+    cli.main(lambda: cli.parse_command(COMMANDS, about="Measure what the parts cost on this machine.").run())

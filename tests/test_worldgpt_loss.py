@@ -60,3 +60,20 @@ def test_a_missing_target_sends_no_gradient(model: WorldGPT) -> None:
     loss.backward()
     assert all(p.grad is None or not p.grad.any() for p in model.parameters())
     model.zero_grad()
+
+
+@pytest.mark.parametrize("levels", [(), (4,) * 8])
+def test_chunks_change_neither_nats_nor_gradients(levels: tuple[int, ...], monkeypatch: pytest.MonkeyPatch) -> None:
+    model = random_model(levels=levels)
+    tokens, prompts, found = random_tokens(model.layout, 2, 3), random_prompts(model, 2, 3), []
+    for chunk in (1 << 24, 40):
+        monkeypatch.setattr("worldgpt.loss.CHUNK", chunk)
+        model.zero_grad()
+        nats = token_nats(model, model(tokens, prompts), tokens)
+        total_loss(model, nats, tokens, 1.0)[0].backward()
+        with torch.no_grad():
+            unkept = token_nats(model, model(tokens, prompts), tokens)
+        gradients = [p.grad for p in model.parameters() if p.grad is not None]
+        found.append([*(n.detach() for n in nats.values()), *unkept.values(), *gradients])
+    for whole, pieces in zip(*found, strict=True):
+        torch.testing.assert_close(pieces, whole, rtol=0, atol=1e-6)

@@ -169,7 +169,6 @@ class StepDecoder:
             x = block.down.onto(x, F.silu(gate).mul_(up))
         return _norm(x).view(batch, new, width)
 
-
     def _mixed(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """(B, n, H, d): what n positions (B, H, n, d) find in keys and values (B, H, N, d)."""
         new, sharpness = q.shape[2], SHARPNESS * self.head_dim**-0.5

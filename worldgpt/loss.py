@@ -1,10 +1,14 @@
-"""Nats per stream from hidden states, heads applied only where their stream stands."""
+"""Nats per stream from hidden states, heads applied only where their stream stands, and never all logits at once."""
+
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
+from torch.utils.checkpoint import checkpoint
 
 from worldgpt.model import WorldGPT
+from worldgpt.token_table import CHUNK, SplitTable, TokenTable
 
 
 def token_nats(model: WorldGPT, hidden: Tensor, tokens: Tensor) -> dict[str, Tensor]:
@@ -16,14 +20,29 @@ def token_nats(model: WorldGPT, hidden: Tensor, tokens: Tensor) -> dict[str, Ten
     nats = {}
     for stream in model.layout.streams:
         span = model.layout.spans[stream.name]
-        table, target, told = model.table(stream), tokens[:, :, span], []
-        nats[stream.name] = torch.zeros(target.shape, device=target.device)
+        table, target, told = model.table(stream), tokens[:, :, span].flatten(), []
+        rows = predicting[:, :, span].flatten(0, 2)
+        total = torch.zeros(target.shape, device=target.device)
         for part, size in zip(table.split(target), table.sizes, strict=True):
-            logits = table.logits(predicting[:, :, span], told)  # (B, T, n, V)
-            flat = F.cross_entropy(logits.flatten(0, 2).float(), part.flatten(), ignore_index=size, reduction="none")
-            nats[stream.name] = nats[stream.name] + flat.view_as(target)
+            total = total + _part_nats(table, rows, told, part, size)
             told.append(part)
+        nats[stream.name] = total.view(*tokens.shape[:2], -1)
     return nats
+
+
+def _part_nats(table: TokenTable | SplitTable, rows: Tensor, told: Sequence[Tensor], target: Tensor, size: int) -> Tensor:
+    """(R,) of one part of R tokens, from rows (R, D), the parts `told` before it and the true one, (R,) each."""
+
+    def some(rows: Tensor, target: Tensor, *told: Tensor) -> Tensor:
+        return F.cross_entropy(table.logits(rows, told).float(), target, ignore_index=size, reduction="none")
+
+    count = max(1, CHUNK // size)
+    if len(rows) <= count:
+        return some(rows, target, *told)
+    chunks = zip(*(part.split(count) for part in (rows, target, *told)), strict=True)
+    if not torch.is_grad_enabled():
+        return torch.cat([some(*chunk) for chunk in chunks])
+    return torch.cat([checkpoint(some, *chunk, use_reentrant=False) for chunk in chunks])
 
 
 def total_loss(model: WorldGPT, nats: dict[str, Tensor], tokens: Tensor, channel_weight: float) -> tuple[Tensor, dict[str, Tensor]]:

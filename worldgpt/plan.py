@@ -15,7 +15,7 @@ from tokenizer.config import presets as tokenizer_presets
 from tokenizer.memory import TRAINED_BYTES, USABLE, batch_advice
 from worldgpt.config import ModelConfig, WorldTrainConfig, presets
 from worldgpt.layout import Layout
-from worldgpt.token_table import WAVES
+from worldgpt.token_table import CHUNK, WAVES
 
 FRAME_SIZES = {"gaia": (288, 512)}
 USUAL_FRAME_SIZE = (64, 128)
@@ -118,7 +118,9 @@ def end_activation_bytes(model: ModelConfig, layout: Layout, windows: int, bf16:
         ids = layout.codebook(stream).parts
         total += tokens * narrow * (c + hints * c + 5 * d)  # the token, what stands around it, the gate over that
         total += tokens * 8 * hints
-        total += tokens * sum(narrow * (d + c) + 4 * part + 8 for part in ids)  # into each head, out of it, its softmax
+        total += sum(
+            tokens * (narrow * (d + c) + 8) + 4 * min(tokens * part, CHUNK) for part in ids
+        )  # into each head, out of it, its softmax
         total += tokens * (len(ids) - 1) * (8 + narrow * (c + (d + c) + 2 * d))  # the parts told, met and refined
     total += steps * layout.prompt_tokens * text.width * (4 + narrow)
     return total + windows * pieces * text.width * text.layers * 16 * narrow

@@ -17,6 +17,8 @@ from torch.nn import functional as F
 
 from tokenizer.config import code_parts
 
+CHUNK = 1 << 24
+"""Logits that training holds at once (64 MiB); of more, those of a chunk are worked out again for the backward pass (worldgpt/loss.py)."""
 WAVES = 32
 """Slowest cosines over a digit's range that its levels share."""
 

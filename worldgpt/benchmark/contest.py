@@ -21,7 +21,8 @@ class Standing:
 
 
 def contest(ways: Mapping[str, Callable[[], float]], references: tuple[str, ...], rounds: int) -> dict[str, Standing]:
-    """Each way gives a rate when it is called; all are called once unmeasured, then in turn, `rounds` times. Ratios are to the references."""
+    """Each way gives a rate when it is called; all are called once unmeasured, then in turn, `rounds` times. Ratios are to
+    the references."""
     for way in ways.values():
         way()
     rates: dict[str, list[float]] = {name: [] for name in ways}
@@ -69,9 +70,14 @@ def synchronise(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def share(part: Spread, whole: float) -> str:
-    """A rate as a share of the highest one possible."""
-    return f"{part.median / whole:.0%}"
+def standing_lines(standings: Mapping[str, Standing], unit: str) -> list[str]:
+    """Ratios first, rates after."""
+    lines = []
+    for name, standing in standings.items():
+        against = ", ".join(f"{ratio.text()}x {other}" for other, ratio in standing.ratios.items())
+        rate = standing.rate.median
+        lines.append(f"  {name:<32}{against or 'the reference'}; {rate:,.{0 if rate > 100 else 1}f} {unit}")
+    return lines
 
 
 def median(values: list[float]) -> float:

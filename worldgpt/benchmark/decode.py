@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 
 from worldgpt.benchmark.ceilings import Ceilings, measure_ceilings
-from worldgpt.benchmark.contest import Standing, contest, machine, memory_bytes, share
+from worldgpt.benchmark.contest import Standing, contest, machine, memory_bytes, standing_lines
 from worldgpt.benchmark.reference import generating, llama, recomputing
 from worldgpt.benchmark.shapes import Shape, random_steps, random_world, shapes
 from worldgpt.model import WorldGPT
@@ -19,8 +19,6 @@ from worldgpt.rollout import FREE, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingPlan
 
 REFERENCES = ("generate, dynamic cache", "generate, static cache", "no cache")
-OTHER_ORDERS_AT = 64
-"""Codes of a frame from which on rows in one pass are measured too."""
 
 
 @dataclass(frozen=True)
@@ -41,13 +39,8 @@ class Case:
         title = f"{self.shape}, batch {self.batch}"
         if not self.standings:
             return [f"{title}: not run: needs {self.missing_bytes / 2**30:.1f} GiB"]
-        lines = [title]
-        for name, standing in self.standings.items():
-            against = ", ".join(f"{ratio.text()}x {other}" for other, ratio in standing.ratios.items())
-            rate = f"{standing.rate.median:,.0f} tokens/s"
-            bound = f"; {share(standing.rate, self.bound)} of the machine's bandwidth" if name == "raster" else ""
-            lines.append(f"  {name:<26}{against or 'the reference'}; {rate}{bound}")
-        return lines
+        share = self.standings["raster"].rate.median / self.bound
+        return [f"{title} (raster reads at {share:.0%} of the speed of a copy)", *standing_lines(self.standings, "tokens/s")]
 
 
 def measure_decoding(
@@ -56,24 +49,33 @@ def measure_decoding(
     """Case by case. `tokens` are drawn a round by the references, a whole step or more by us."""
     dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
     ceilings = measure_ceilings(device, dtype)
-    yield_from = shapes()
+    known = shapes()
     for name in names:
         for batch in batches:
-            yield decoding_case(name, yield_from[name], batch, rounds, tokens, device, dtype, ceilings, no_cache=no_cache)
+            yield decoding_case(name, known[name], batch, rounds, tokens, device, dtype, ceilings, no_cache=no_cache)
 
 
 def decoding_case(
-    name: str, shape: Shape, batch: int, rounds: int, tokens: int, device: torch.device, dtype: torch.dtype, ceilings: Ceilings, *, no_cache: bool
+    name: str,
+    shape: Shape,
+    batch: int,
+    rounds: int,
+    tokens: int,
+    device: torch.device,
+    dtype: torch.dtype,
+    ceilings: Ceilings,
+    *,
+    no_cache: bool,
 ) -> Case:
     """All ways of one shape at one batch, in turn."""
     size, cpu = dtype.itemsize, device.type == "cpu"
     weights, cache = size * shape.block_weights, size * 2 * shape.model.layers * shape.context * shape.model.width
     bound = batch * ceilings.copy_bytes_per_s / (weights + batch * cache)
-    orders = 3 if shape.grid[0] * shape.grid[1] >= OTHER_ORDERS_AT else 2
-    needed = (2 + 3 * orders if cpu else 2 + 2 * orders) * weights + (2 + 1.5 * orders) * batch * cache
+    # A model and, prepared once more for a rollout, its matrices (on a CPU in two forms); raw keys beside the cache; Llama and its cache.
+    needed = (9 if cpu else 5) * weights + 2 * 1.5 * batch * cache + 2 * batch * cache
     if needed > memory_bytes(device):
         return Case(name, batch, {}, bound, int(needed))
-    ways = our_ways(shape, batch, device, dtype)
+    ways = {way: rolling(model, batch, kind) for way, (model, kind) in our_models(shape, device).items()}
     reference = llama(shape, dtype, device)
     ways[REFERENCES[0]] = generating(reference, shape, batch, tokens, "dynamic")
     ways[REFERENCES[1]] = generating(reference, shape, batch, tokens, "static")
@@ -82,15 +84,15 @@ def decoding_case(
     return Case(name, batch, contest(ways, REFERENCES, rounds), bound)
 
 
-def our_ways(shape: Shape, batch: int, device: torch.device, dtype: torch.dtype) -> dict[str, Callable[[], float]]:
-    """Raster, with int8 weights too on a CPU, and where a frame has many codes a row of them in one pass."""
-    raster = random_world(shape).to(device, dtype)
-    ways = {"raster": rolling(raster, batch)}
+def our_models(shape: Shape, device: torch.device) -> dict[str, tuple[WorldGPT, Weights]]:
+    """{way: model, weights}: raster, with int8 weights too on a CPU, and a row of codes in one pass."""
+    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    raster = random_world(shape, device, dtype)
+    models: dict[str, tuple[WorldGPT, Weights]] = {"raster": (raster, "float")}
     if device.type == "cpu":
-        ways["raster, int8"] = rolling(raster, batch, "int8")
-    if shape.grid[0] * shape.grid[1] >= OTHER_ORDERS_AT:
-        ways["rows"] = rolling(random_world(shape, together=shape.grid[1]).to(device, dtype), batch)
-    return ways
+        models["raster, int8"] = (raster, "int8")
+    models["rows"] = (random_world(shape, device, dtype, shape.grid[1]), "float")
+    return models
 
 
 def rolling(model: WorldGPT, batch: int, weights: Weights = "float") -> Callable[[], float]:

@@ -1,8 +1,9 @@
-"""What anyone can install: transformers' Llama of the same shape, generating as its own `generate` does, or in a plain loop without a cache."""
+"""What anyone can install: transformers' Llama of the same shape, generating as its own
+`generate` does, or in a plain loop without a cache."""
 
 import time
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from worldgpt.benchmark.shapes import Shape
 def llama(shape: Shape, dtype: torch.dtype, device: torch.device) -> Any:
     """Random weights; as many ids as one codebook of ours has, or as the largest part of a code."""
     ids, model = max(shape.layout().codebooks[0].parts), shape.model
-    config = LlamaConfig(
+    config = cast(Any, LlamaConfig)(
         vocab_size=ids,
         hidden_size=model.width,
         intermediate_size=model.mlp_width,

@@ -1,9 +1,11 @@
 """Sizes that are measured: those of models that are known for their speed, and our own, all with random weights."""
 
 from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 
+from conditioning.text import fit_text_encoder
 from conditioning.text_config import TextConfig
 from data.episode import ChannelSpec
 from tokenizer.config import TokenizerConfig
@@ -53,8 +55,8 @@ def _published(layers: int, width: int, heads: int, steps: int) -> ModelConfig:
 
 
 def shapes() -> dict[str, Shape]:
-    """By name. iris: Micheli et al. 2023 (arXiv:2209.00588, appendix A), 64x64 pixels; commavq: commaai's GPT-2 medium; mineworld: Guo et al.
-    2025 (arXiv:2504.08388), 300 M; wide: 12 layers of 512 with 2080 tokens of context."""
+    """By name. iris: Micheli et al. 2023 (arXiv:2209.00588, appendix A), 64x64 pixels; commavq: the GPT of commaai/commavq; mineworld: Guo
+    et al. 2025 (arXiv:2504.08388), 300 M; wide: 12 layers of 512 with about 2000 tokens of context."""
     sixteenth = TokenizerConfig(16, encoder_width=64, decoder_width=64, levels=(8, 8, 8))
     known = {
         "iris": Shape(_published(10, 256, 4, 20), (4, 4), 1, 512, tokenizer=sixteenth),
@@ -69,15 +71,17 @@ def shapes() -> dict[str, Shape]:
     return known
 
 
-def random_world(shape: Shape, together: int = 1) -> WorldGPT:
+def random_world(shape: Shape, device: torch.device, dtype: torch.dtype, together: int = 1) -> WorldGPT:
     """A model of the shape whose weights are random; `together` tokens come in one pass."""
     layout = replace(shape.layout(), together=together)
     channels = [ChannelSpec(s.codebook, "norm", -1.0, 1.0, bins=256) for s in layout.of_kind("action")]
-    text = TextConfig(prompt_tokens=shape.prompt_tokens)
+    text, proto = fit_text_encoder(["rainy night", "sunny day"], TextConfig(prompt_tokens=shape.prompt_tokens))
     config = WorldGPTConfig(asdict(shape.model), layout.to_dict(), asdict(text), [], [asdict(c) for c in channels])
     with torch.random.fork_rng():
         torch.manual_seed(0)
-        return WorldGPT(config).eval()
+        model: Any = WorldGPT(config)
+    model.text.set_proto(proto)
+    return model.eval().to(device, dtype)
 
 
 def random_steps(layout: Layout, *leading: int) -> torch.Tensor:
