@@ -91,8 +91,14 @@ class DecodeBenchmark:
     """How often each way is measured, in turn; medians are told."""
     tokens: int = 32
     """Tokens that the references draw in a round; we draw a step."""
-    no_cache: bool = True
-    """Measure the loop without a cache too, which is slow."""
+    skip_no_cache: bool = False
+    """Leave out the loop without a cache, which is slow."""
+    checkpoint: Path | None = None
+    """A trained world model to measure in place of the shapes: its own orders, what int8 costs it in nats, how often drafts are right."""
+    data: Path = Path("runs/data/dashsim")
+    """Prepared data set whose held-out drives the checkpoint goes on from."""
+    windows: int = 32
+    """Held-out windows that nats are measured on."""
     json: Path | None = None
     """File for all figures."""
 
@@ -100,11 +106,38 @@ class DecodeBenchmark:
         from worldgpt.benchmark.decode import heading, measure_decoding
 
         device, cases = _device(), []
+        if self.checkpoint is not None:
+            self._trained(self.checkpoint)
+            return
         print(heading(device, self.rounds))
-        for case in measure_decoding(self.shapes, self.batches, self.rounds, self.tokens, device, no_cache=self.no_cache):
+        for case in measure_decoding(self.shapes, self.batches, self.rounds, self.tokens, device, no_cache=not self.skip_no_cache):
             print("\n".join(case.lines()), flush=True)
             cases.append(asdict(case))
         _keep(self.json, device, {"cases": cases})
+
+    def _trained(self, checkpoint: Path) -> None:
+        import torch
+
+        from data.store import EpisodeStore
+        from worldgpt.benchmark.contest import machine
+        from worldgpt.benchmark.trained import measure_trained
+        from worldgpt.mixture import Mixture
+        from worldgpt.pipeline import WorldGPTPipeline
+        from worldgpt.token_store import encode_store
+        from worldgpt.windows import WindowReader
+
+        cpu = torch.device("cpu")
+        pipeline = WorldGPTPipeline.from_pretrained(checkpoint, device=cpu)
+        store = EpisodeStore.open(self.data)
+        tokens = encode_store(
+            store, pipeline.tokenizer, store.path / "cache" / f"tokens-{pipeline.model.config.tokenizer_hash}", device=cpu
+        )
+        model = pipeline.model
+        windows = WindowReader(Mixture.of(tokens), "val", model.layout, model.config.context_steps).spaced(self.windows)
+        found = measure_trained(model, windows, self.rounds)
+        print(f"{checkpoint}; medians (lowest to highest) of {self.rounds} interleaved rounds; {machine(cpu)}")
+        print("\n".join(found.lines()))
+        _keep(self.json, cpu, asdict(found))
 
 
 @dataclass(frozen=True)

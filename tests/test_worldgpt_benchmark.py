@@ -103,3 +103,25 @@ def test_the_script_keeps_figures(tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("demo, 1 windows; medians") and " 1 thread" in done.stdout
     assert "Llama, bf16" in json.loads((tmp_path / "figures.json").read_text())["standings"]
+
+
+def test_nats_through_the_decoder_are_the_models(column_store, column_tokens) -> None:
+    from world_samples import MODEL, train_config
+
+    from worldgpt.benchmark.trained import measure_trained
+    from worldgpt.evaluate.teacher_forcing import window_nats
+    from worldgpt.mixture import Mixture
+    from worldgpt.train import build_model
+    from worldgpt.windows import WindowReader
+
+    mixture = Mixture.of(column_tokens)
+    model = build_model(train_config(Path("nowhere")), mixture).eval()
+    windows = WindowReader(mixture, "val", model.layout, MODEL.context_steps).spaced(4)
+    found = measure_trained(model, windows, 1)
+    with torch.no_grad():
+        expected = window_nats(model, windows, windows.tokens, 4)[:, 1:]
+    for name, span in model.layout.spans.items():
+        assert found.nats[name]["float"] == pytest.approx(float(expected[..., span].mean()), abs=1e-4)
+        assert found.nats[name]["int8"] != found.nats[name]["float"]
+    assert list(found.standings)[:2] == ["raster", "raster, int8"] and {*found.right} == {"draft:4", "draft:8", "draft:16"}
+    assert "nats/token with int8" in found.lines()[0]

@@ -99,6 +99,24 @@ def test_generate_refuses_an_order_that_was_not_trained(rows: Path, trained: Pat
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize("name", ["draft:0", "draft:x", "draft:", "draft:257"])
+def test_a_draft_of_no_number_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match="--decode: expected draft, or draft:k with k from 1 to 256"):
+        check_order(LAYOUT, name)
+
+
+def test_a_draft_needs_no_training_but_raster(rows: Path, tmp_path: Path) -> None:
+    check_order(LAYOUT, "draft:4")
+    with pytest.raises(UserError, match="^--decode draft: expected a checkpoint trained for raster, got one trained for rows"):
+        generate(GenerateConfig(checkpoint=str(rows), decode="draft", frames=1, output=str(tmp_path / "out.mp4")))
+
+
+def test_generate_draws_the_same_with_a_draft(trained: Path, tmp_path: Path) -> None:
+    for name, decode in (("raster", ""), ("draft", "draft:4")):
+        generate(GenerateConfig(checkpoint=str(trained), decode=decode, frames=9, output=str(tmp_path / f"{name}.mp4")))
+    assert (tmp_path / "raster.png").read_bytes() == (tmp_path / "draft.png").read_bytes()
+
+
 def test_a_batch_of_rows_equals_its_singles(rows: Path) -> None:
     pipeline = WorldGPTPipeline.from_pretrained(rows, device="cpu")
     whole = pipeline(["sunny day", "night on a road"], 6, seed=1, worlds=[0, 1])

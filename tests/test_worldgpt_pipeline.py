@@ -37,6 +37,15 @@ def test_a_chunk_holds_what_its_tokens_say(pipeline: WorldGPTPipeline) -> None:
     np.testing.assert_allclose(chunk.actions, chunk.tokens[..., layout.spans["action/steering_norm"]] - 1.0)
 
 
+def test_a_draft_makes_the_same_drive(pipeline: WorldGPTPipeline) -> None:
+    plain, drafted = (pipeline(["sunny day", "night on a road"], 9, seed=2, draft=draft) for draft in (0, 4))
+    assert np.array_equal(plain.tokens, drafted.tokens)
+
+
+def test_int8_weights_drive_on(pipeline: WorldGPTPipeline) -> None:
+    assert pipeline("sunny day", 9, seed=2, weights="int8").frames["front"].shape == (1, 9, 8, 32, 3)
+
+
 def test_streamed_equals_called(pipeline: WorldGPTPipeline) -> None:
     whole = pipeline("sunny day", 19, seed=3)
     chunks = list(pipeline.stream(["sunny day"], 19, seed=3))

@@ -1,0 +1,110 @@
+"""What random weights cannot tell: what int8 weights cost a trained model in nats, and how often a draft's guesses are right."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from worldgpt.benchmark.contest import Standing, contest, standing_lines
+from worldgpt.decoder import StepDecoder
+from worldgpt.decoding import RASTER, order_of
+from worldgpt.layout import SEEN_STEPS
+from worldgpt.model import WorldGPT
+from worldgpt.product import Weights
+from worldgpt.rollout import FREE, Rollout, RolloutConfig
+from worldgpt.sampling import SamplingConfig, SamplingPlan
+from worldgpt.windows import Windows, model_batch
+
+TOP_P = 0.95
+"""As generate.py draws."""
+DRAFTS = (4, 8, 16)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Figures of a checkpoint on held-out drives."""
+
+    nats: dict[str, dict[str, float]]
+    """{stream: {weights: nats/token}}, teacher-forced, through the prepared decoder."""
+    standings: dict[str, Standing]
+    """Tokens a second of rollouts, at temperature 1 and top-p 0.95, from true steps on."""
+    right: dict[str, float]
+    """{draft: guesses that were right, a pass}."""
+
+    def lines(self) -> list[str]:
+        """The cost in nats, then the speeds."""
+        told = [f"  {name:<32}{by['int8'] - by['float']:+.4f} nats/token with int8 ({by['float']:.4f})" for name, by in self.nats.items()]
+        guesses = [f"  {name:<32}{right:.2f} guesses right a pass" for name, right in self.right.items()]
+        return [*told, *standing_lines(self.standings, "tokens/s"), *guesses]
+
+
+def measure_trained(model: WorldGPT, windows: Windows, rounds: int) -> Trained:
+    """On true windows of held-out drives; on a CPU."""
+    both: tuple[Weights, Weights] = ("float", "int8")
+    by_weights = {weights: decoder_nats(model, windows, weights) for weights in both}
+    nats = {name: {weights: by_weights[weights][name] for weights in both} for name in by_weights["float"]}
+    order = order_of(model.layout)
+    rollouts = {order: _rollout(model, windows, "float", 0), f"{order}, int8": _rollout(model, windows, "int8", 0)}
+    if order == RASTER:
+        rollouts |= {f"draft:{most}": _rollout(model, windows, "float", most) for most in DRAFTS}
+    prompts = _prompts(model, windows)[1][:1, -1]
+    standings = contest({name: _going_on(rollout, prompts, model) for name, rollout in rollouts.items()}, (order,), rounds)
+    right = {name: r.draft.right / max(1, r.draft.passes) for name, r in rollouts.items() if r.draft is not None}
+    return Trained(nats, standings, right)
+
+
+def _prompts(model: WorldGPT, windows: Windows) -> tuple[dict[str, Tensor], Tensor]:
+    batch = model_batch(windows, windows.tokens, model.text.tokenize)
+    return batch, model.text(batch["pieces"])[batch["prompt"]]  # (B, T, P, D_text)
+
+
+@torch.inference_mode()
+def decoder_nats(model: WorldGPT, windows: Windows, weights: Weights) -> dict[str, float]:
+    """Mean nats/token by stream of the steps after the first, said by the decoder one window after the other, whole steps at once."""
+    layout, decoder = model.layout, StepDecoder(model, weights)
+    batch, prompts = _prompts(model, windows)
+    known = torch.cat([batch["before"], batch["inputs"]], dim=1)
+    sums = {stream.name: 0.0 for stream in layout.streams}
+    steps = batch["inputs"].shape[1]
+    for i in range(len(known)):
+        cache = model.new_cache(1)
+        for t in range(steps):
+            tokens = batch["targets"][i : i + 1, t]
+            step = decoder.begin(cache.begin_step(), known[i : i + 1, t : t + SEEN_STEPS], prompts[i : i + 1, t], cache)
+            hidden = torch.cat([step.prompt(), step.read(tokens, 0, layout.tokens_per_step)], dim=1)[0]  # (J + n, D)
+            for name, span in layout.spans.items():
+                if t:
+                    sums[name] += float(_token_nats(decoder, hidden[span], tokens[0, span], span.start).mean())
+    return {name: total / (len(known) * (steps - 1)) for name, total in sums.items()}
+
+
+def _token_nats(decoder: StepDecoder, hidden: Tensor, tokens: Tensor, first: int) -> Tensor:
+    table, told = decoder.at[first].table.table, list[Tensor]()
+    total = torch.zeros(len(tokens))
+    for part, size in zip(table.split(tokens), table.sizes, strict=True):
+        total = total + F.cross_entropy(decoder.logits(hidden, first, told).float(), part, ignore_index=size, reduction="none")
+        told.append(part)
+    return total
+
+
+def _rollout(model: WorldGPT, windows: Windows, weights: Weights, draft: int) -> Rollout:
+    """One world, after all true steps of the first window but the last."""
+    batch, prompts = _prompts(model, windows)
+    plan = SamplingPlan(SamplingConfig(top_p=TOP_P))
+    rollout = Rollout(model, RolloutConfig(plan, weights=weights, draft=draft), seeds=[0], worlds=[0])
+    rollout.start(batch["targets"][:1], prompts[:1, -1], prompts[:1, -1])
+    return rollout
+
+
+def _going_on(rollout: Rollout, prompts: Tensor, model: WorldGPT) -> Callable[[], float]:
+    free = torch.full((1, model.layout.tokens_per_step), FREE)
+
+    def run() -> float:
+        start = time.perf_counter()
+        rollout.step(prompts, prompts, free)
+        return free.numel() / (time.perf_counter() - start)
+
+    return run
