@@ -107,7 +107,7 @@ def test_a_draft_of_no_number_is_refused(name: str) -> None:
 
 def test_a_draft_needs_no_training_but_raster(rows: Path, tmp_path: Path) -> None:
     check_order(LAYOUT, "draft:4")
-    with pytest.raises(UserError, match="^--decode draft: expected a checkpoint trained for raster, got one trained for rows"):
+    with pytest.raises(UserError, match=r"^--decode draft: expected a checkpoint trained for raster, got one trained for rows"):
         generate(GenerateConfig(checkpoint=str(rows), decode="draft", frames=1, output=str(tmp_path / "out.mp4")))
 
 

@@ -26,6 +26,10 @@ from worldgpt.rope import rotate
 from worldgpt.token_table import SplitTable, TokenTable
 
 
+FEW = 64
+"""Positions up to which a CPU attends with plain products."""
+
+
 class PreparedTable:
     """A codebook's vectors, its way in and its way out."""
 
@@ -172,14 +176,18 @@ class StepDecoder:
     def _mixed(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """(B, n, H, d): what n positions (B, H, n, d) find in keys and values (B, H, N, d)."""
         new, sharpness = q.shape[2], SHARPNESS * self.head_dim**-0.5
-        if q.device.type == "cpu" and new == 1:  # two products by hand take half of the time (docs/experiments.md)
-            # The small factors are rows turned round, which MKL takes for what they are; columns cost twice as much.
-            logits = torch.bmm(keys.flatten(0, 1), (q * sharpness).view(-1, 1, self.head_dim).mT)  # (B H, N, 1)
-            shares = torch.softmax(logits.view(len(logits), 1, -1), dim=-1)
-            found = torch.bmm(values.mT.flatten(0, 1), shares.mT)  # (B H, d, 1)
-            return found.view(len(q), 1, self.heads, self.head_dim)
-        mixed = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=mask is None and new > 1, scale=sharpness)
-        return mixed.transpose(1, 2)
+        if q.device.type != "cpu" or new > FEW:
+            mixed = F.scaled_dot_product_attention(q, keys, values, mask, is_causal=mask is None and new > 1, scale=sharpness)
+            return mixed.transpose(1, 2)
+        # By hand it takes half of the time for one position (docs/experiments.md), whose row is turned round: MKL multiplies so fastest.
+        rows, keys, values = (q * sharpness).flatten(0, 1), keys.flatten(0, 1), values.flatten(0, 1)
+        logits = torch.bmm(keys, rows.mT).view(len(rows), 1, -1) if new == 1 else torch.bmm(rows, keys.mT)  # (B H, n, N)
+        if new > 1:  # without a mask they are causal, and see one another alone
+            seen = torch.ones(new, new, dtype=torch.bool).tril() if mask is None else mask
+            logits = logits.masked_fill(~seen, -torch.inf)
+        shares = torch.softmax(logits, dim=-1)
+        found = torch.bmm(values.mT, shares.mT).view(len(rows), 1, -1) if new == 1 else torch.bmm(shares, values)
+        return found.view(len(q), self.heads, new, self.head_dim).transpose(1, 2)
 
 
 def _norm(x: Tensor) -> Tensor:
