@@ -25,7 +25,6 @@ from worldgpt.product import Int8Product, Product, Weights, check_weights, produ
 from worldgpt.rope import rotate
 from worldgpt.token_table import SplitTable, TokenTable
 
-
 FEW = 64
 """Positions up to which a CPU attends with plain products."""
 
