@@ -14,6 +14,15 @@ if TYPE_CHECKING:
     from worldgpt.loading import Loading
 
 
+def _check(config: object, **least: int) -> None:
+    """UserError where a number, or one of several, is below its least."""
+    for name, smallest in least.items():
+        value = getattr(config, name)
+        for number in value if isinstance(value, tuple) else (value,):
+            if number < smallest:
+                raise UserError(f"--{name}: expected {smallest} or more, got {number}")
+
+
 @dataclass(frozen=True)
 class DataBenchmark:
     """Speed of preparing video against bare decoding, and memory against the length of a file."""
@@ -32,9 +41,7 @@ class DataBenchmark:
     """File for all figures."""
 
     def __post_init__(self) -> None:
-        for name, least in (("rounds", 1), ("hours", 0), ("updates", 0)):
-            if getattr(self, name) < least:
-                raise UserError(f"--{name}: expected {least} or more, got {getattr(self, name)}")
+        _check(self, rounds=1, hours=0, updates=0)
 
     def run(self) -> None:
         import tempfile
@@ -102,6 +109,9 @@ class DecodeBenchmark:
     json: Path | None = None
     """File for all figures."""
 
+    def __post_init__(self) -> None:
+        _check(self, batches=1, rounds=1, tokens=1, windows=1)
+
     def run(self) -> None:
         from worldgpt.benchmark.decode import heading, measure_decoding
 
@@ -153,6 +163,9 @@ class TrainBenchmark:
     json: Path | None = None
     """File for all figures."""
 
+    def __post_init__(self) -> None:
+        _check(self, windows=1, rounds=1)
+
     def run(self) -> None:
         from worldgpt.benchmark.contest import machine, standing_lines
         from worldgpt.benchmark.shapes import shapes
@@ -177,6 +190,9 @@ class TokenizerBenchmark:
     """How often each way is measured, in turn; medians are told."""
     json: Path | None = None
     """File for all figures."""
+
+    def __post_init__(self) -> None:
+        _check(self, batches=1, rounds=1)
 
     def run(self) -> None:
         from worldgpt.benchmark.contest import machine, standing_lines
@@ -207,6 +223,9 @@ class GrowthBenchmark:
     """Picture to write."""
     json: Path | None = None
     """File for all figures."""
+
+    def __post_init__(self) -> None:
+        _check(self, rounds=1, steps=1)
 
     def run(self) -> None:
         from worldgpt.benchmark.contest import machine

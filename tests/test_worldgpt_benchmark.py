@@ -125,3 +125,21 @@ def test_nats_through_the_decoder_are_the_models(column_store, column_tokens) ->
         assert found.nats[name]["int8"] != found.nats[name]["float"]
     assert list(found.standings)[:2] == ["raster", "raster, int8"] and {*found.right} == {"draft:4", "draft:8", "draft:16"}
     assert "nats/token with int8" in found.lines()[0]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["decode", "--rounds", "0"], "--rounds: expected 1 or more, got 0"),
+        (["decode", "--batches", "1", "0"], "--batches: expected 1 or more, got 0"),
+        (["decode", "--checkpoint", "nowhere"], "nowhere: "),
+        (["growth", "--steps", "0"], "--steps: expected 1 or more, got 0"),
+    ],
+)
+def test_bad_input_is_one_line(tmp_path: Path, arguments: list[str], message: str) -> None:
+    import subprocess
+    import sys
+
+    script = str(Path(__file__).parents[1] / "scripts" / "benchmark.py")
+    done = subprocess.run([sys.executable, script, *arguments], cwd=tmp_path, capture_output=True, text=True)
+    assert done.returncode == 2 and message in done.stderr and done.stderr.count("\n") == 1
