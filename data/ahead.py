@@ -9,11 +9,19 @@ Made = TypeVar("Made")
 
 
 def ahead(make: Callable[[Item], Made], items: Iterable[Item]) -> Iterator[Made]:
-    """`make` of every item, in order; a thread makes the next one while the one before is used, so two are held at once."""
+    """`make` of every item, in order; a thread makes the next one while the one before is used, so two are held at once.
+    What was made comes before an error of the items."""
     with ThreadPoolExecutor(1) as pool:
-        ready = None
-        for item in items:
-            coming = pool.submit(make, item)
+        ready, found = None, iter(items)
+        while True:
+            try:
+                coming = pool.submit(make, next(found))
+            except StopIteration:
+                break
+            except Exception:
+                if ready is not None:
+                    yield ready.result()
+                raise
             if ready is not None:
                 yield ready.result()
             ready = coming

@@ -9,6 +9,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import cv2
 import numpy as np
@@ -165,9 +166,14 @@ def _timed(work: Callable[[], None]) -> tuple[float, float]:
 
 def _peak_mb_of_preparing(path: Path, folder: Path) -> float:
     prepare_clip(path, folder)
+    return process_mb("VmHWM")
+
+
+def process_mb(kind: Literal["VmHWM", "VmRSS"]) -> float:
+    """Memory of this process: the most so far (VmHWM), or what it has now (VmRSS); where the system does not tell them apart, the most."""
     if Path("/proc/self/status").exists():
         # getrusage would count the memory of the process that started this one, too.
-        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM"))
+        line = next(line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith(kind))
         return int(line.split()[1]) * 1024 / 1e6
     import resource
 

@@ -113,38 +113,32 @@ class DecodeBenchmark:
         _check(self, batches=1, rounds=1, tokens=1, windows=1)
 
     def run(self) -> None:
+        import torch
+
+        from worldgpt.benchmark.ceilings import measure_ceilings
         from worldgpt.benchmark.decode import heading, measure_decoding
+        from worldgpt.placement import numbers
 
         device, cases = _device(), []
         if self.checkpoint is not None:
             self._trained(self.checkpoint)
             return
-        print(heading(device, self.rounds))
-        for case in measure_decoding(self.shapes, self.batches, self.rounds, self.tokens, device, no_cache=not self.skip_no_cache):
+        ceilings = measure_ceilings(device, numbers(None, device, torch.float32))
+        print(heading(device, self.rounds, ceilings))
+        no_cache = not self.skip_no_cache
+        for case in measure_decoding(self.shapes, self.batches, self.rounds, self.tokens, device, ceilings, no_cache=no_cache):
             print("\n".join(case.lines()), flush=True)
             cases.append(asdict(case))
-        _keep(self.json, device, {"cases": cases})
+        _keep(self.json, device, {"ceilings": asdict(ceilings), "cases": cases})
 
     def _trained(self, checkpoint: Path) -> None:
         import torch
 
-        from data.store import EpisodeStore
         from worldgpt.benchmark.contest import machine
-        from worldgpt.benchmark.trained import measure_trained
-        from worldgpt.mixture import Mixture
-        from worldgpt.pipeline import WorldGPTPipeline
-        from worldgpt.token_store import encode_store
-        from worldgpt.windows import WindowReader
+        from worldgpt.benchmark.trained import measure_checkpoint
 
         cpu = torch.device("cpu")
-        pipeline = WorldGPTPipeline.from_pretrained(checkpoint, device=cpu)
-        store = EpisodeStore.open(self.data)
-        tokens = encode_store(
-            store, pipeline.tokenizer, store.path / "cache" / f"tokens-{pipeline.model.config.tokenizer_hash}", device=cpu
-        )
-        model = pipeline.model
-        windows = WindowReader(Mixture.of(tokens), "val", model.layout, model.config.context_steps).spaced(self.windows)
-        found = measure_trained(model, windows, self.rounds)
+        found = measure_checkpoint(checkpoint, self.data, self.windows, self.rounds)
         print(f"{checkpoint}; medians (lowest to highest) of {self.rounds} interleaved rounds; {machine(cpu)}")
         print("\n".join(found.lines()))
         _keep(self.json, cpu, asdict(found))

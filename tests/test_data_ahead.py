@@ -1,6 +1,7 @@
 """Doing the next thing while this one is in use: in order, one ahead and no more, errors where they belong."""
 
 import threading
+from collections.abc import Iterator
 
 import pytest
 
@@ -28,4 +29,16 @@ def test_an_error_comes_in_its_place() -> None:
     made = ahead(lambda item: 1 // item, [1, 1, 0, 1])
     assert [next(made), next(made)] == [1, 1]
     with pytest.raises(ZeroDivisionError):
+        next(made)
+
+
+def test_what_was_made_is_not_lost_with_an_error_of_the_items() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        yield 2
+        raise RuntimeError("the planner failed")
+
+    made = ahead(lambda item: 10 * item, items())
+    assert [next(made), next(made)] == [10, 20]
+    with pytest.raises(RuntimeError, match="the planner failed"):
         next(made)

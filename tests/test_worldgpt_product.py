@@ -2,7 +2,10 @@
 
 import pytest
 import torch
+from world_samples import random_model
 
+from data.errors import UserError
+from worldgpt.decoder import StepDecoder
 from worldgpt.product import Int8Product, Product, product
 
 
@@ -38,3 +41,8 @@ def test_choosing_int8_leaves_the_engine_as_it_was() -> None:
     before = torch.backends.quantized.engine
     Int8Product(torch.randn(8, 8))
     assert torch.backends.quantized.engine == before
+
+
+def test_int8_is_for_float32_on_a_cpu() -> None:
+    with pytest.raises(UserError, match="weights int8: expected a float32 model on a CPU, got float64 on cpu"):
+        StepDecoder(random_model(), "int8")

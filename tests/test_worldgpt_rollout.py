@@ -4,18 +4,15 @@ from typing import Literal
 
 import pytest
 import torch
+from roll_samples import STEPS, roll
 from world_samples import random_model, random_prompts, random_tokens
 
 from conditioning.guidance import GuidanceSchedule
 from data.errors import UserError
 from worldgpt.model import WorldGPT
-from worldgpt.product import Weights
 from worldgpt.rollout import FREE, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingConfig, SamplingPlan
-from worldgpt.token_table import TokenTable
 
-STEPS = 7
-"""Longer than the window of 4."""
 FALLING = GuidanceSchedule(2.5, "linear", 3, "cosine")
 
 
@@ -31,37 +28,6 @@ MODELS = {
 @pytest.fixture(scope="module", params=MODELS)
 def model(request: pytest.FixtureRequest) -> WorldGPT:
     return MODELS[request.param]()
-
-
-def roll(
-    model: WorldGPT,
-    worlds: range | list[int],
-    *,
-    seed: int = 0,
-    guidance: float | GuidanceSchedule = 1.0,
-    action_guidance: float | GuidanceSchedule = 1.0,
-    sampling: SamplingConfig | None = None,
-    context: torch.Tensor | None = None,
-    forced: torch.Tensor | None = None,
-    prompts: torch.Tensor | None = None,
-    negative: torch.Tensor | None = None,
-    steps: int = STEPS,
-    window: Literal["ring", "recompute"] = "ring",
-    draft: int = 0,
-    weights: Weights = "float",
-) -> torch.Tensor:
-    """(B, T, J) tokens; world w has the prompt number w unless `prompts` (B, T, P, D_text) are given."""
-    count = len(worlds)
-    if prompts is None:
-        prompts = torch.stack([random_prompts(model, seed=100 + w) for w in worlds])[:, None].expand(-1, steps, -1, -1)
-    negative = random_prompts(model, seed=99).expand(count, -1, -1) if negative is None else negative
-    plan = SamplingPlan(sampling or SamplingConfig())
-    config = RolloutConfig(plan, guidance, action_guidance, window=window, weights=weights, draft=draft)
-    rollout = Rollout(model, config, seeds=[seed] * count, worlds=worlds)
-    if context is not None:
-        rollout.start(context, prompts[:, 0], negative)
-    free = torch.full((count, model.layout.tokens_per_step), FREE)
-    return torch.stack([rollout.step(prompts[:, t], negative, free if forced is None else forced[:, t]) for t in range(steps)], dim=1)
 
 
 @pytest.mark.parametrize(("guidance", "action_guidance"), [(1.0, 1.0), (2.5, 1.0), (FALLING, 2.5)])
@@ -399,42 +365,3 @@ def greedy(model: WorldGPT, hidden: torch.Tensor) -> torch.Tensor:
             told.append(model.logits(hidden[:, token], token, told).argmax(-1))
         tokens.append(table.join(told))
     return torch.stack(tokens, dim=1)
-
-
-@pytest.mark.parametrize("draft", [1, 3, 100])
-@pytest.mark.parametrize("guidance", [1.0, 2.5])
-def test_a_draft_changes_no_token(draft: int, guidance: float) -> None:
-    """Past the window, for one world and several, with some codes forced, whatever is guessed how far ahead."""
-    for model in (random_model(), random_model(levels=(4,) * 8), random_model(cameras={"front": (2, 3), "left": (1, 3)})):
-        forced = torch.full((2, STEPS, model.layout.tokens_per_step), FREE)
-        forced[0, :, 2], forced[:, 3, 1:4] = 3, 5
-        for worlds in ([0], [0, 1]):
-            plain = roll(model, worlds, guidance=guidance, forced=forced[worlds])
-            drafted = roll(model, worlds, guidance=guidance, forced=forced[worlds], draft=draft)
-            assert torch.equal(plain, drafted)
-
-
-def test_right_guesses_save_passes() -> None:
-    """Greedy draws of a world that stands still: all of a frame in one pass, once it is as the last one."""
-    model = random_model(cameras={"front": (3, 4)})
-    with torch.no_grad():
-        for table in (module for module in model.modules() if isinstance(module, TokenTable)):
-            table.out.weight.zero_()  # the same token everywhere: the likeliest of all
-    rollout = Rollout(model, RolloutConfig(SamplingPlan(SamplingConfig(temperature=0)), draft=100), seeds=[0], worlds=[0])
-    prompts, free = random_prompts(model, 1), torch.full((1, model.layout.tokens_per_step), FREE)
-    for _ in range(4):
-        rollout.step(prompts, prompts, free)
-    assert rollout.draft is not None
-    passes = rollout.draft.passes
-    rollout.step(prompts, prompts, free)
-    assert rollout.draft.passes == passes + 1
-
-
-def test_a_draft_needs_raster_order() -> None:
-    with pytest.raises(UserError, match="--decode draft: expected a checkpoint trained for raster"):
-        Rollout(random_model(together=3), RolloutConfig(SamplingPlan(), draft=4), seeds=[0], worlds=[0])
-
-
-def test_int8_is_near_and_on_a_cpu_in_float32_only() -> None:
-    with pytest.raises(UserError, match="weights int8: expected a float32 model on a CPU, got float64 on cpu"):
-        roll(random_model(), [0], weights="int8")

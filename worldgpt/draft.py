@@ -32,10 +32,11 @@ class Draft:
 
     def ahead(self, start: int) -> int:
         """How many tokens from `start` on are to be guessed: all of one frame."""
-        return next((min(self.width, span.stop - start) for span in self.spans if span.start <= start < span.stop), 0)
+        return min(self.width, self.end(start) - start)
 
-    def end_of_stream(self, start: int) -> int:
-        return next(span.stop for span in self.spans if span.start <= start < span.stop)
+    def end(self, start: int) -> int:
+        """Where the frame that `start` stands in ends; `start` itself where that is in none."""
+        return next((span.stop for span in self.spans if span.start <= start < span.stop), start)
 
     def check(self, drawn: Tensor, start: int, ahead: int) -> int:
         """How many guesses from `start` on are right in all worlds, of `ahead`, given what was drawn there and perhaps after, (B, n)."""

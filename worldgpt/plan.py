@@ -118,9 +118,8 @@ def end_activation_bytes(model: ModelConfig, layout: Layout, windows: int, bf16:
         ids = layout.codebook(stream).parts
         total += tokens * narrow * (c + hints * c + 5 * d)  # the token, what stands around it, the gate over that
         total += tokens * 8 * hints
-        total += sum(
-            tokens * (narrow * (d + c) + 8) + 4 * min(tokens * part, CHUNK) for part in ids
-        )  # into each head, out of it, its softmax
+        # Into each head, out of it, its softmax.
+        total += sum(tokens * (narrow * (d + c) + 8) + 4 * min(tokens * part, CHUNK) for part in ids)
         total += tokens * (len(ids) - 1) * (8 + narrow * (c + (d + c) + 2 * d))  # the parts told, met and refined
     total += steps * layout.prompt_tokens * text.width * (4 + narrow)
     return total + windows * pieces * text.width * text.layers * 16 * narrow

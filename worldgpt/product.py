@@ -29,9 +29,8 @@ class Product:
     def __init__(self, matrix: Tensor, bias: Tensor | None = None) -> None:
         """`matrix` (out, in), `bias` (out,)."""
         self.matrix, self.bias = matrix.t().contiguous(), bias
-        packs = (
-            matrix.device.type == "cpu" and matrix.dtype == torch.float32 and torch.backends.mkldnn.is_available() and matrix.numel() > 0
-        )
+        cpu = matrix.device.type == "cpu" and torch.backends.mkldnn.is_available()
+        packs = cpu and matrix.dtype == torch.float32 and matrix.numel() > 0
         self.packed = torch.ops.mkldnn._reorder_linear_weight(matrix.contiguous(), PACKED_FOR) if packs else None
 
     def __call__(self, rows: Tensor) -> Tensor:
@@ -40,7 +39,8 @@ class Product:
         return torch.mm(rows, self.matrix) if self.bias is None else torch.addmm(self.bias, rows, self.matrix)
 
     def onto(self, sum: Tensor, rows: Tensor) -> Tensor:
-        """`sum` (N, out) with the product added."""
+        """`sum` (N, out) with the product added; there is no bias."""
+        assert self.bias is None
         return sum + self(rows) if self.packed is not None and len(rows) > 1 else torch.addmm(sum, rows, self.matrix)
 
 
@@ -53,9 +53,8 @@ class Int8Product:
         whole = (matrix.float() / scales[:, None]).round().to(torch.int8)
         usual, torch.backends.quantized.engine = torch.backends.quantized.engine, _engine()
         try:
-            with (
-                warnings.catch_warnings()
-            ):  # quantized tensors are to go from torch one day; nothing else is as fast, and pyproject bounds torch
+            # Quantized tensors are to go from torch one day; nothing else is as fast, and pyproject bounds torch.
+            with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 make = cast(Any, torch)._make_per_channel_quantized_tensor
                 quantized = make(whole, scales.double(), torch.zeros(len(matrix), dtype=torch.long), 0)

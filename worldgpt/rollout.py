@@ -18,6 +18,7 @@ from torch import Tensor
 from conditioning.guidance import GuidanceSchedule, guided_logits
 from data.errors import UserError
 from worldgpt.decoder import DecodingStep, StepDecoder
+from worldgpt.decoding import order_of
 from worldgpt.draft import Draft
 from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
@@ -86,7 +87,7 @@ class Rollout:
         self.cache = model.new_cache(len(self.worlds) * len(self.branches), config.window_steps)
         self.decoder = StepDecoder(model, config.weights)
         if config.draft and model.layout.together > 1:
-            raise UserError("--decode draft: expected a checkpoint trained for raster, got one whose codes come several in a pass")
+            raise UserError(f"--decode draft: expected a checkpoint trained for raster, got one trained for {order_of(model.layout)}")
         self.draft = Draft(model.layout, config.draft) if config.draft else None
         self.device = model.embedding.prompt_place.device
         self._null_actions = torch.as_tensor(model.layout.null_tokens[model.layout.span_of_kind("action")], device=self.device)
@@ -251,7 +252,7 @@ class Rollout:
         start, stop, ahead = places
         self.draft.guesses = torch.where(tokens == FREE, self.draft.guesses, tokens)
         hidden = step.read(self._given(self.draft.guesses), start, stop + ahead)[:, stop - start - 1 :]
-        count = min(ahead + 1, self.draft.end_of_stream(stop) - stop)
+        count = min(ahead + 1, self.draft.end(stop) - stop)
         drawn, nats = self._draw(hidden[:, :count], stop, uniforms[:, :, stop : stop + count])
         free = tokens[:, stop : stop + count] == FREE
         drawn, nats = torch.where(free, drawn, tokens[:, stop : stop + count]), torch.where(free, nats, torch.nan)

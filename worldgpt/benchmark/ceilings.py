@@ -1,13 +1,15 @@
-"""What the machine can do at all: bytes read a second, and arithmetic of a matrix product."""
+"""What the machine can do at all: bytes read and written a second, and arithmetic of a matrix product."""
 
+import statistics
 import time
 from dataclasses import dataclass
 
 import torch
 
-from worldgpt.benchmark.contest import median, synchronise
+from tokenizer.training_log import measured_peak_flops
+from worldgpt.benchmark.contest import synchronise
 
-COPY_BYTES, SIDE, ROUNDS = 1 << 28, 2048, 5
+COPY_BYTES, ROUNDS = 1 << 28, 5
 
 
 @dataclass(frozen=True)
@@ -17,23 +19,19 @@ class Ceilings:
     copy_bytes_per_s: float
     """Read and written, in a copy of 256 MiB."""
     flops: float
-    """Of a product of 2048 x 2048 matrices in the dtype."""
+    """Of a large matrix product in the dtype, a second."""
+
+    def line(self) -> str:
+        return f"the machine copies {self.copy_bytes_per_s / 1e9:,.1f} GB/s and multiplies {self.flops / 1e9:,.0f} GFLOP/s"
 
 
 def measure_ceilings(device: torch.device, dtype: torch.dtype) -> Ceilings:
     source = torch.zeros(COPY_BYTES, dtype=torch.uint8, device=device)
-    target = torch.empty_like(source)
-    matrix = torch.randn(SIDE, SIDE, device=device).to(dtype)
-    copies, products = [], []
+    target, seconds = torch.empty_like(source), []
     for _ in range(ROUNDS):
-        copies.append(_seconds(lambda: target.copy_(source), device))
-        products.append(_seconds(lambda: matrix @ matrix, device))
-    return Ceilings(2 * COPY_BYTES / median(copies), 2 * SIDE**3 / median(products))
-
-
-def _seconds(work, device: torch.device) -> float:
-    synchronise(device)
-    start = time.perf_counter()
-    work()
-    synchronise(device)
-    return time.perf_counter() - start
+        synchronise(device)
+        start = time.perf_counter()
+        target.copy_(source)
+        synchronise(device)
+        seconds.append(time.perf_counter() - start)
+    return Ceilings(2 * COPY_BYTES / statistics.median(seconds), measured_peak_flops(device, dtype))

@@ -1,7 +1,6 @@
 """Some ways of doing the same, measured in turn, so that what else the machine does meets all alike."""
 
 import gc
-import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -78,7 +77,3 @@ def standing_lines(standings: Mapping[str, Standing], unit: str) -> list[str]:
         rate = standing.rate.median
         lines.append(f"  {name:<32}{against or 'the reference'}; {rate:,.{0 if rate > 100 else 1}f} {unit}")
     return lines
-
-
-def median(values: list[float]) -> float:
-    return statistics.median(values)

@@ -9,11 +9,12 @@ from dataclasses import dataclass
 
 import torch
 
-from worldgpt.benchmark.ceilings import Ceilings, measure_ceilings
+from worldgpt.benchmark.ceilings import Ceilings
 from worldgpt.benchmark.contest import Standing, contest, machine, memory_bytes, standing_lines
 from worldgpt.benchmark.reference import generating, llama, recomputing
 from worldgpt.benchmark.shapes import Shape, random_steps, random_world, shapes
 from worldgpt.model import WorldGPT
+from worldgpt.placement import numbers
 from worldgpt.product import Weights
 from worldgpt.rollout import FREE, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingPlan
@@ -44,15 +45,20 @@ class Case:
 
 
 def measure_decoding(
-    names: Sequence[str], batches: Sequence[int], rounds: int, tokens: int, device: torch.device, *, no_cache: bool = True
+    names: Sequence[str],
+    batches: Sequence[int],
+    rounds: int,
+    tokens: int,
+    device: torch.device,
+    ceilings: Ceilings,
+    *,
+    no_cache: bool = True,
 ) -> Iterator[Case]:
-    """Case by case. `tokens` are drawn a round by the references, a whole step or more by us."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
-    ceilings = measure_ceilings(device, dtype)
+    """Case by case. `tokens` are drawn a round by the references, a whole step by us."""
     known = shapes()
     for name in names:
         for batch in batches:
-            yield decoding_case(name, known[name], batch, rounds, tokens, device, dtype, ceilings, no_cache=no_cache)
+            yield decoding_case(name, known[name], batch, rounds, tokens, device, ceilings, no_cache=no_cache)
 
 
 def decoding_case(
@@ -62,13 +68,13 @@ def decoding_case(
     rounds: int,
     tokens: int,
     device: torch.device,
-    dtype: torch.dtype,
     ceilings: Ceilings,
     *,
     no_cache: bool,
 ) -> Case:
     """All ways of one shape at one batch, in turn."""
-    size, cpu = dtype.itemsize, device.type == "cpu"
+    dtype, cpu = numbers(None, device, torch.float32), device.type == "cpu"
+    size = dtype.itemsize
     weights, cache = size * shape.block_weights, size * 2 * shape.model.layers * shape.context * shape.model.width
     bound = batch * ceilings.copy_bytes_per_s / (weights + batch * cache)
     # A model and, prepared once more for a rollout, its matrices (on a CPU in two forms); raw keys beside the cache; Llama and its cache.
@@ -86,7 +92,7 @@ def decoding_case(
 
 def our_models(shape: Shape, device: torch.device) -> dict[str, tuple[WorldGPT, Weights]]:
     """{way: model, weights}: raster, with int8 weights too on a CPU, and a row of codes in one pass."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = numbers(None, device, torch.float32)
     raster = random_world(shape, device, dtype)
     models: dict[str, tuple[WorldGPT, Weights]] = {"raster": (raster, "float")}
     if device.type == "cpu":
@@ -118,6 +124,7 @@ def full_rollout(model: WorldGPT, batch: int, weights: Weights = "float") -> tup
     return rollout, torch.full((batch, model.layout.tokens_per_step), FREE), prompts
 
 
-def heading(device: torch.device, rounds: int) -> str:
+def heading(device: torch.device, rounds: int, ceilings: Ceilings) -> str:
     """What the figures below it are."""
-    return f"tokens drawn at a full window; medians (lowest to highest) of {rounds} interleaved rounds; {machine(device)}"
+    figures = f"tokens drawn at a full window; medians (lowest to highest) of {rounds} interleaved rounds; {machine(device)}"
+    return f"{figures}\n{ceilings.line()}"

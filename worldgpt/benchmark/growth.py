@@ -1,7 +1,5 @@
 """How the cost of drawing grows with the work: frames a second over context, batch and width, and memory over the length of a rollout."""
 
-import resource
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from data.benchmark_data import Spread
+from data.benchmark_data import Spread, process_mb
 from data.image import save_png
 from worldgpt.benchmark.decode import full_rollout, rolling
 from worldgpt.benchmark.shapes import Shape, random_world
 from worldgpt.evaluate.plots import Points, point_page
+from worldgpt.placement import numbers
 
 CONTEXTS, BATCHES, WIDTHS = (2, 4, 8, 16, 32), (1, 2, 4, 8, 16), (128, 256, 512, 1024)
 LOOKS = 10
@@ -32,7 +31,7 @@ class Curve:
 
 def measure_growth(shape: Shape, rounds: int, steps: int, device: torch.device) -> list[Curve]:
     """Raster order, random weights, a full window; one thing of `shape` changed at a time."""
-    dtype = torch.bfloat16 if device.type == "cuda" else torch.float32
+    dtype = numbers(None, device, torch.float32)
     contexts = [replace(shape, model=replace(shape.model, context_steps=n)) for n in CONTEXTS]
     widths = [_wide(shape, n) for n in WIDTHS]
     frames = "frames/s"
@@ -61,7 +60,7 @@ def _frame_rates(
 
 
 def _memory(shape: Shape, steps: int, device: torch.device, dtype: torch.dtype) -> Curve:
-    """MB in use (a GPU) or the process's peak (a CPU) after so many steps of a rollout."""
+    """MB in use on a GPU, or of the process, after so many steps of a rollout."""
     rollout, forced, prompts = full_rollout(random_world(shape, device, dtype), 1)
     known = torch.zeros_like(forced)  # every token is forced: the same memory, in one pass a step
     x, y = [], []
@@ -76,12 +75,7 @@ def _memory(shape: Shape, steps: int, device: torch.device, dtype: torch.dtype) 
 def _megabytes(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.memory_allocated(device) / 1e6
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text().splitlines() if line.startswith("VmRSS"))
-        return int(line.split()[1]) * 1024 / 1e6
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak / 1e6 if sys.platform == "darwin" else peak * 1024 / 1e6
+    return process_mb("VmRSS")
 
 
 def plot(curves: Sequence[Curve], path: Path) -> None:

@@ -45,9 +45,13 @@ class Shape:
         """Numbers in the blocks' matrices."""
         return self.model.layers * (4 * self.model.width**2 + 3 * self.model.width * self.model.mlp_width)
 
+    @property
+    def actions(self) -> tuple[ChannelSpec, ...]:
+        """All of its channels."""
+        return tuple(ChannelSpec(f"channel{i}_norm", "norm", -1.0, 1.0, bins=256) for i in range(self.channels))
+
     def layout(self) -> Layout:
-        channels = tuple(ChannelSpec(f"channel{i}_norm", "norm", -1.0, 1.0, bins=256) for i in range(self.channels))
-        return Layout.build({"front": self.grid}, self.codes, (), channels, self.prompt_tokens, self.levels)
+        return Layout.build({"front": self.grid}, self.codes, (), self.actions, self.prompt_tokens, self.levels)
 
 
 def _published(layers: int, width: int, heads: int, steps: int) -> ModelConfig:
@@ -74,9 +78,8 @@ def shapes() -> dict[str, Shape]:
 def random_world(shape: Shape, device: torch.device, dtype: torch.dtype, together: int = 1) -> WorldGPT:
     """A model of the shape whose weights are random; `together` tokens come in one pass."""
     layout = replace(shape.layout(), together=together)
-    channels = [ChannelSpec(s.codebook, "norm", -1.0, 1.0, bins=256) for s in layout.of_kind("action")]
     text, proto = fit_text_encoder(["rainy night", "sunny day"], TextConfig(prompt_tokens=shape.prompt_tokens))
-    config = WorldGPTConfig(asdict(shape.model), layout.to_dict(), asdict(text), [], [asdict(c) for c in channels])
+    config = WorldGPTConfig(asdict(shape.model), layout.to_dict(), asdict(text), [], [asdict(c) for c in shape.actions])
     with torch.random.fork_rng():
         torch.manual_seed(0)
         model: Any = WorldGPT(config)

@@ -3,16 +3,21 @@
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from data.store import EpisodeStore
 from worldgpt.benchmark.contest import Standing, contest, standing_lines
 from worldgpt.decoder import StepDecoder
 from worldgpt.decoding import RASTER, order_of
+from worldgpt.evaluate.logged import find_places
+from worldgpt.evaluate.true_windows import read_windows
 from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
+from worldgpt.pipeline import WorldGPTPipeline
 from worldgpt.product import Weights
 from worldgpt.rollout import FREE, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingConfig, SamplingPlan
@@ -41,44 +46,58 @@ class Trained:
         return [*told, *standing_lines(self.standings, "tokens/s"), *guesses]
 
 
+@dataclass(frozen=True)
+class _Held:
+    """Held-out windows with all that the decoder needs of them."""
+
+    tokens: Tensor
+    """(B, T, J)."""
+    known: Tensor
+    """(B, 2 + T, J): with the two steps before each."""
+    prompts: Tensor
+    """(B, T, P, D_text)."""
+
+
+def measure_checkpoint(checkpoint: Path, data: Path, windows: int, rounds: int) -> Trained:
+    """`measure_trained` on about so many windows of the held-out drives of a prepared data set."""
+    pipeline, store = WorldGPTPipeline.from_pretrained(checkpoint, device="cpu"), EpisodeStore.open(data)
+    steps = pipeline.model.config.context_steps
+    return measure_trained(pipeline.model, read_windows(pipeline, store, find_places(store, "val", steps, windows), steps), rounds)
+
+
+@torch.inference_mode()
 def measure_trained(model: WorldGPT, windows: Windows, rounds: int) -> Trained:
     """On true windows of held-out drives; on a CPU."""
+    batch = model_batch(windows, windows.tokens, model.text.tokenize)
+    prompts = model.text(batch["pieces"])[batch["prompt"]]
+    held = _Held(batch["targets"], torch.cat([batch["before"], batch["targets"]], dim=1), prompts)
     both: tuple[Weights, Weights] = ("float", "int8")
-    by_weights = {weights: decoder_nats(model, windows, weights) for weights in both}
+    by_weights = {weights: decoder_nats(model, held, weights) for weights in both}
     nats = {name: {weights: by_weights[weights][name] for weights in both} for name in by_weights["float"]}
     order = order_of(model.layout)
-    rollouts = {order: _rollout(model, windows, "float", 0), f"{order}, int8": _rollout(model, windows, "int8", 0)}
+    rollouts = {order: _rollout(model, held, "float", 0), f"{order}, int8": _rollout(model, held, "int8", 0)}
     if order == RASTER:
-        rollouts |= {f"draft:{most}": _rollout(model, windows, "float", most) for most in DRAFTS}
-    prompts = _prompts(model, windows)[1][:1, -1]
-    standings = contest({name: _going_on(rollout, prompts, model) for name, rollout in rollouts.items()}, (order,), rounds)
+        rollouts |= {f"draft:{most}": _rollout(model, held, "float", most) for most in DRAFTS}
+    standings = contest({name: _going_on(rollout, held.prompts[:1, -1]) for name, rollout in rollouts.items()}, (order,), rounds)
     right = {name: r.draft.right / max(1, r.draft.passes) for name, r in rollouts.items() if r.draft is not None}
     return Trained(nats, standings, right)
 
 
-def _prompts(model: WorldGPT, windows: Windows) -> tuple[dict[str, Tensor], Tensor]:
-    batch = model_batch(windows, windows.tokens, model.text.tokenize)
-    return batch, model.text(batch["pieces"])[batch["prompt"]]  # (B, T, P, D_text)
-
-
-@torch.inference_mode()
-def decoder_nats(model: WorldGPT, windows: Windows, weights: Weights) -> dict[str, float]:
+def decoder_nats(model: WorldGPT, held: _Held, weights: Weights) -> dict[str, float]:
     """Mean nats/token by stream of the steps after the first, said by the decoder one window after the other, whole steps at once."""
     layout, decoder = model.layout, StepDecoder(model, weights)
-    batch, prompts = _prompts(model, windows)
-    known = torch.cat([batch["before"], batch["inputs"]], dim=1)
+    count, steps = held.tokens.shape[:2]
     sums = {stream.name: 0.0 for stream in layout.streams}
-    steps = batch["inputs"].shape[1]
-    for i in range(len(known)):
+    for i in range(count):
         cache = model.new_cache(1)
         for t in range(steps):
-            tokens = batch["targets"][i : i + 1, t]
-            step = decoder.begin(cache.begin_step(), known[i : i + 1, t : t + SEEN_STEPS], prompts[i : i + 1, t], cache)
+            tokens, seen = held.tokens[i : i + 1, t], held.known[i : i + 1, t : t + SEEN_STEPS]
+            step = decoder.begin(cache.begin_step(), seen, held.prompts[i : i + 1, t], cache)
             hidden = torch.cat([step.prompt(), step.read(tokens, 0, layout.tokens_per_step)], dim=1)[0]  # (J + n, D)
             for name, span in layout.spans.items():
                 if t:
                     sums[name] += float(_token_nats(decoder, hidden[span], tokens[0, span], span.start).mean())
-    return {name: total / (len(known) * (steps - 1)) for name, total in sums.items()}
+    return {name: total / (count * (steps - 1)) for name, total in sums.items()}
 
 
 def _token_nats(decoder: StepDecoder, hidden: Tensor, tokens: Tensor, first: int) -> Tensor:
@@ -90,17 +109,16 @@ def _token_nats(decoder: StepDecoder, hidden: Tensor, tokens: Tensor, first: int
     return total
 
 
-def _rollout(model: WorldGPT, windows: Windows, weights: Weights, draft: int) -> Rollout:
-    """One world, after all true steps of the first window but the last."""
-    batch, prompts = _prompts(model, windows)
+def _rollout(model: WorldGPT, held: _Held, weights: Weights, draft: int) -> Rollout:
+    """One world, after all true steps of the first window that it can hold."""
     plan = SamplingPlan(SamplingConfig(top_p=TOP_P))
     rollout = Rollout(model, RolloutConfig(plan, weights=weights, draft=draft), seeds=[0], worlds=[0])
-    rollout.start(batch["targets"][:1], prompts[:1, -1], prompts[:1, -1])
+    rollout.start(held.tokens[:1], held.prompts[:1, -1], held.prompts[:1, -1])
     return rollout
 
 
-def _going_on(rollout: Rollout, prompts: Tensor, model: WorldGPT) -> Callable[[], float]:
-    free = torch.full((1, model.layout.tokens_per_step), FREE)
+def _going_on(rollout: Rollout, prompts: Tensor) -> Callable[[], float]:
+    free = torch.full((1, rollout.model.layout.tokens_per_step), FREE)
 
     def run() -> float:
         start = time.perf_counter()
