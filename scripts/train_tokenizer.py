@@ -12,9 +12,11 @@ from tokenizer.config import TokenizerTrainConfig, presets
 def main() -> None:
     config = cli.parse(TokenizerTrainConfig, presets=presets(), default_preset=default_preset)
     ensure_data(config.data)
+    from tokenizer.parallel import process_group_ended
     from tokenizer.train import train_tokenizer
 
-    report = train_tokenizer(config)
+    with process_group_ended():
+        report = train_tokenizer(config)
     if report:
         print(describe(report))
         print(f"tokenizer: {config.output} (report.json, reconstruction.png)")

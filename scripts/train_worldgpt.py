@@ -8,6 +8,14 @@ from worldgpt.config import WorldTrainConfig, presets
 
 def main() -> None:
     config = cli.parse(WorldTrainConfig, presets=presets(), default_preset=default_preset)
+    from tokenizer.parallel import process_group_ended
+
+    with process_group_ended():
+        run(config)
+
+
+def run(config: WorldTrainConfig) -> None:
+    """Encode what is not encoded yet, and train."""
     from data.folder import prepare_output, remove_if_unused
     from data.store import EpisodeStore
     from tokenizer.model import load_tokenizer

@@ -44,7 +44,7 @@ def cut(run: Path, to: Path) -> Path:
 def launch(folder: Path, data: Path, tokens: Path, jobs: list[dict[str, Any]]) -> None:
     (folder / "jobs.json").write_text(json.dumps({"data": str(data), "tokens": str(tokens), "jobs": jobs}))
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
-    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
+    env = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONFAULTHANDLER": "1", "PYTHONPATH": f"{ROOT}{os.pathsep}{ROOT / 'tests'}"}
     done = subprocess.run(
         [*command, str(ROOT / "tests" / "two_processes.py"), str(folder / "jobs.json")],
         capture_output=True,

@@ -12,7 +12,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import world_samples
 from torch import Tensor
 
@@ -20,7 +19,7 @@ from data.store import EpisodeStore
 from tokenizer.config import TokenizerConfig, TokenizerTrainConfig
 from tokenizer.loop import Loop
 from tokenizer.loop_config import LoopConfig
-from tokenizer.parallel import whole
+from tokenizer.parallel import process_group_ended, whole
 from tokenizer.train import TokenizerTask
 from worldgpt.mixture import Mixture
 from worldgpt.token_store import TokenStore
@@ -64,11 +63,14 @@ def held(loop: Loop) -> dict[str, str]:
 
 def main() -> None:
     given = json.loads(Path(sys.argv[1]).read_text())
-    for job in given["jobs"]:
-        loop = train(job, given["data"], given["tokens"])
-        ranks, rank = loop.accelerator.num_processes, loop.accelerator.process_index
-        (Path(job["output"]) / f"rank{rank}.json").write_text(json.dumps({"ranks": ranks, **held(loop)}))
-    torch.distributed.destroy_process_group()
+    with process_group_ended():
+        for job in given["jobs"]:
+            leave_hashes(job, train(job, given["data"], given["tokens"]))
+
+
+def leave_hashes(job: Mapping[str, Any], loop: Loop) -> None:
+    ranks, rank = loop.accelerator.num_processes, loop.accelerator.process_index
+    (Path(job["output"]) / f"rank{rank}.json").write_text(json.dumps({"ranks": ranks, **held(loop)}))
 
 
 if __name__ == "__main__":

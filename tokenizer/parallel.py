@@ -4,6 +4,7 @@ Sharding is by torch's fully_shard, block by block: accelerate's own preparation
 parameters are DTensors: whoever saves, loads or compares them goes through `whole` and `placed`.
 """
 
+import gc
 import os
 import warnings
 from collections.abc import Callable, Iterator
@@ -36,6 +37,19 @@ def processes() -> Any:
 
     on_cpu = os.environ.get("ACCELERATE_USE_CPU", "false").lower() == "true" or not torch.accelerator.is_available()
     return PartialState(cpu=on_cpu)
+
+
+@contextmanager
+def process_group_ended() -> Iterator[None]:
+    """After the block, however it ends, the processes part in good order. Its threads let go of what they hold only under Python's lock: a
+    process that leaves while one of them still has to is aborted now and then ("terminate called without an active exception").
+    """
+    try:
+        yield
+    finally:
+        if torch.distributed.is_initialized():
+            gc.collect()  # groups that nothing holds any more wait for their threads
+            torch.distributed.destroy_process_group()
 
 
 def shards() -> int:
