@@ -76,7 +76,7 @@ def test_a_case_that_does_not_fit_says_so(monkeypatch: pytest.MonkeyPatch) -> No
 
 def test_a_case_measures_all_ways() -> None:
     case = decoding_case("tiny", TINY, 1, 2, 4, CPU, Ceilings(1e10, 1e11), no_cache=True)
-    ways = ["raster", "raster, int8", "rows", "generate, dynamic cache", "generate, static cache", "no cache"]
+    ways = ["raster", "raster, int8", "rows", "diagonal:1", "diagonal:2", "generate, dynamic cache", "generate, static cache", "no cache"]
     assert list(case.standings) == ways and all(standing.rate.low > 0 for standing in case.standings.values())
     assert "of the speed of a copy" in case.lines()[0]
 

@@ -32,6 +32,8 @@ MODELS = {
     "no channels": lambda: random_model(telemetry=0, actions=0),
     "halves": split_model,
     "rows": lambda: random_model(together=3),
+    "diagonals": lambda: random_model(slope=1, levels=(4,) * 8),
+    "diagonals of two cameras": lambda: random_model(cameras={"front": (3, 3), "left": (2, 4)}, slope=2),
     "rows of two cameras": lambda: random_model(cameras={"front": (2, 2), "left": (1, 3)}, together=4, levels=(4,) * 8),
 }
 
@@ -43,22 +45,21 @@ def model(request: pytest.FixtureRequest) -> WorldGPT:
 
 @torch.no_grad()
 def plain_step(model: WorldGPT, seen: torch.Tensor, prompts: torch.Tensor, cache: RingCache) -> list[torch.Tensor]:
-    """Hidden states (B, D) that predict each token, then the last ones: pass by pass of the model's own."""
-    by, first, together = cache.begin_step(), model.layout.lead, model.layout.together
+    """Hidden states (B, D) of all positions from the first that predicts on: pass by pass of the model's own."""
+    by, (prompt, *passes) = cache.begin_step(), model.layout.schedule
     conditions = model.embedding.conditions(seen, prompts)
-    hidden = [model.extend(model.embedding.prompt(prompts, seen, conditions), by[..., :first, :], cache)[:, -together:]]
-    for start in range(0, model.layout.tokens_per_step, together):
-        stop = min(start + together, model.layout.tokens_per_step)
-        x = model.embedding.tokens(seen, start, stop, conditions)
-        hidden.append(model.extend(x, by[..., first + start : first + stop, :], cache))
-    return list(torch.cat(hidden, dim=1).unbind(1))
+    hidden = [model.extend(model.embedding.prompt(prompts, seen, conditions), by[..., : prompt.last, :], cache)]
+    for number, one in enumerate(passes, start=1):
+        x = model.embedding.tokens(seen, number, number + 1, conditions)
+        hidden.append(model.extend(x, by[..., one.first : one.last, :], cache))
+    return list(torch.cat(hidden, dim=1)[:, prompt.at :].unbind(1))
 
 
 @torch.no_grad()
 @pytest.mark.parametrize("chunk", [1, 4, 100])
 def test_decoder_equals_model(model: WorldGPT, chunk: int) -> None:
     """Hidden states and logits, past the end of the window, for tokens one by one and several at once."""
-    layout, size, chunk = model.layout, model.layout.tokens_per_step, chunk * model.layout.together
+    layout, size, end = model.layout, model.layout.tokens_per_step, len(model.layout.schedule)
     tokens, prompts = random_tokens(layout, 2, STEPS), random_prompts(model, 2, STEPS)
     known = torch.cat([model.embedding.unseen(2)[:, 1:], tokens], dim=1)
     decoder, caches = StepDecoder(model), (model.new_cache(2), model.new_cache(2))
@@ -67,7 +68,7 @@ def test_decoder_equals_model(model: WorldGPT, chunk: int) -> None:
         expected = plain_step(model, seen, prompts[:, i], caches[0])
         step = decoder.begin(caches[1].begin_step(), seen, prompts[:, i], caches[1])
         found = [step.prompt()]
-        found += [step.read(tokens[:, i], a, min(a + chunk, size)) for a in range(0, size, chunk)]
+        found += [step.read(tokens[:, i], a, min(a + chunk, end)) for a in range(1, end, chunk)]
         torch.testing.assert_close(torch.cat(found, dim=1), torch.stack(expected, dim=1), rtol=0, atol=1e-9)
         for token in range(size):
             told: list[torch.Tensor] = []
@@ -88,6 +89,6 @@ def test_logits_in_float32_are_those_of_the_model() -> None:
     expected, cache = plain_step(model, seen, prompts, model.new_cache(2)), model.new_cache(2)
     decoder = StepDecoder(model)
     step = decoder.begin(cache.begin_step(), seen, prompts, cache)
-    hidden = [step.prompt()[:, 0]] + [step.read(seen[:, -1], j, j + 1)[:, 0] for j in range(model.layout.tokens_per_step - 1)]
+    hidden = [step.prompt()[:, 0]] + [step.read(seen[:, -1], j, j + 1)[:, 0] for j in range(1, model.layout.tokens_per_step)]
     for token, ours in enumerate(hidden):
         torch.testing.assert_close(decoder.logits(ours, token, []), model.logits(expected[token], token), rtol=0, atol=1e-4)

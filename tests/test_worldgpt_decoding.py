@@ -2,6 +2,7 @@
 
 import json
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -11,8 +12,9 @@ from world_samples import LOOP, SPEED, STEERING, column_episode, column_tokenize
 
 from conditioning.guidance import DropoutConfig
 from conditioning.steering import Commands
+from data.episode import Drive, Episode
 from data.errors import UserError
-from data.store import EpisodeStore
+from data.store import EpisodeStore, write_store
 from worldgpt.config import HistoryConfig, WorldTrainConfig
 from worldgpt.decoder import DecodingStep
 from worldgpt.decoding import check_order, decoded, order_of
@@ -20,25 +22,33 @@ from worldgpt.generate import generate
 from worldgpt.generate_config import GenerateConfig
 from worldgpt.layout import Layout
 from worldgpt.mixture import Mixture
-from worldgpt.pipeline import WorldGPTPipeline
-from worldgpt.sampling import SamplingConfig
-from worldgpt.token_store import TokenStore
+from worldgpt.pipeline import WorldGPTPipeline, load_world_model
+from worldgpt.rollout import FREE, Rollout, RolloutConfig
+from worldgpt.sampling import SamplingConfig, SamplingPlan
+from worldgpt.token_store import TokenStore, encode_store
 from worldgpt.train import train_worldgpt
+from worldgpt.windows import WindowReader
 
 LAYOUT = Layout.build({"front": (8, 16)}, 256, (SPEED,), (STEERING,), 4)
 
 
-@pytest.mark.parametrize(("name", "together"), [("raster", 1), ("rows", 16), ("rows:2", 8), ("rows:8", 2)])
-def test_an_order_is_known_by_its_name(name: str, together: int) -> None:
+@pytest.mark.parametrize(
+    ("name", "passes"),
+    [("raster", 130), ("rows", 9), ("rows:2", 17), ("rows:8", 65), ("diagonal:1", 25), ("diagonal:2", 32), ("diagonal:16", 130)],
+)
+def test_an_order_is_known_by_its_name(name: str, passes: int) -> None:
     layout = decoded(LAYOUT, name)
-    assert (layout.together, order_of(layout)) == (together, name)
+    assert (len(layout.schedule) - 1, order_of(layout)) == (passes, name)
+    assert decoded(decoded(LAYOUT, "rows"), name) == decoded(decoded(LAYOUT, "diagonal:2"), name) == layout
     assert decoded(layout, "raster") == LAYOUT
     check_order(layout, name)
 
 
-@pytest.mark.parametrize("name", ["", "diagonal", "rows:0", "rows:3", "rows:x", "rows:-1"])
+@pytest.mark.parametrize("name", ["", "diagonal:0", "diagonal:17", "diagonal:x", "rows:0", "rows:3", "rows:x", "rows:-1"])
 def test_orders_that_do_not_fit_are_refused(name: str) -> None:
-    with pytest.raises(UserError, match=r"^--decode: expected raster, rows, or rows:k where k divides 16 columns, got "):
+    with pytest.raises(
+        UserError, match=r"^--decode: expected raster, rows, rows:k where k divides 16 columns, or diagonal:w with w up to 16, got "
+    ):
         decoded(LAYOUT, name)
 
 
@@ -124,3 +134,55 @@ def test_a_batch_of_rows_equals_its_singles(rows: Path) -> None:
         alone = pipeline(prompt, 6, seed=1, worlds=[world])
         for name, frames in alone.frames.items():
             assert torch.equal(torch.as_tensor(frames[0]), torch.as_tensor(whole.frames[name][world]))
+
+
+GRID, IDS = (3, 6), 8
+
+
+def striped(number: int) -> list[Episode]:
+    """Codes of which a row's are all alike, and say nothing of another row or step."""
+    rows = np.random.default_rng(number).integers(0, IDS, (40, GRID[0], 1), np.int32)
+    return [Episode(f"drive{number}", 10.0, np.arange(40) / 10, codes={"front": rows.repeat(GRID[1], axis=2)}, codebook_size=IDS)]
+
+
+@pytest.fixture(scope="module")
+def diagonals(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EpisodeStore, TokenStore]:
+    """A model of striped codes, taught to draw them along diagonals, with its data."""
+    folder = tmp_path_factory.mktemp("diagonals")
+    drives = [Drive(f"drive{k}", partial(striped, k), split="val" if k > 55 else "train", steps=40) for k in range(60)]
+    write_store(drives, folder / "data", source="codes", fps=10.0, workers=1, progress=False)
+    store = EpisodeStore.open(folder / "data")
+    tokens = encode_store(store, None, folder / "tokens", device=torch.device("cpu"))
+    for name, changes in (("raster", {}), ("diagonal", {"finetune_decode": "diagonal:1", "init_from": str(folder / "raster")})):
+        steps = 150 if changes else 6
+        loop = replace(LOOP, steps=steps, batch_size=16, learning_rate=3e-3, warmup_steps=5, evaluate_every=steps, checkpoint_every=steps)
+        config = train_config(folder / name, loop=loop, history=HistoryConfig(corruption=0.0), **changes)
+        train_worldgpt(config, Mixture.of(tokens), None, folder / name)
+    return folder / "diagonal", store, tokens
+
+
+def test_a_code_on_a_diagonal_knows_its_left_neighbour(diagonals: tuple[Path, EpisodeStore, TokenStore]) -> None:
+    """A row's first code is a guess among IDS, the others follow from it; drawn all at once, each would be a guess."""
+    nats = json.loads((diagonals[0] / "report.json").read_text())["held_out"]["frame_nats"]
+    assert np.log(IDS) / GRID[1] <= nats + 0.05 < 1.5 * np.log(IDS) / GRID[1]
+    layout = load_world_model(diagonals[0]).layout
+    assert order_of(layout) == "diagonal:1" and len(layout.schedule) - 1 == GRID[0] + GRID[1] - 1
+
+
+def test_stripes_are_drawn_along_diagonals(diagonals: tuple[Path, EpisodeStore, TokenStore]) -> None:
+    pipeline = WorldGPTPipeline.from_pretrained(diagonals[0], device="cpu")
+    layout = pipeline.model.layout
+    rollout = Rollout(pipeline.model, RolloutConfig(SamplingPlan()), seeds=[0] * 8, worlds=range(8))
+    prompts, free = pipeline.embed_prompts([""] * 8), torch.full((8, layout.tokens_per_step), FREE)
+    codes = layout.unpack(torch.stack([rollout.step(prompts, prompts, free) for _ in range(6)]), layout.streams[0])
+    assert (codes == codes[..., :1]).float().mean() > 0.9
+    assert len(codes[..., 0].unique()) > IDS // 2
+
+
+def test_windows_of_any_order_hold_the_stored_codes(diagonals: tuple[Path, EpisodeStore, TokenStore]) -> None:
+    tokens = diagonals[2]
+    layout = Layout.build(tokens.info.grids, tokens.info.codebook_size, (), (), 2)
+    for order in ("raster", "rows", "diagonal:2"):
+        found = WindowReader(Mixture.of(tokens), "val", decoded(layout, order), 4).spaced(5)
+        plain = WindowReader(Mixture.of(tokens), "val", layout, 4).spaced(5)
+        assert np.array_equal(decoded(layout, order).unpack(found.tokens, layout.streams[0]).reshape(plain.tokens.shape), plain.tokens)

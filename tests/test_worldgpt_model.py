@@ -16,6 +16,7 @@ MODELS = {
     "one camera": lambda: random_model(),
     "two cameras": lambda: random_model(cameras={"front": (2, 2), "left": (1, 3)}),
     "rows": lambda: random_model(together=3),
+    "diagonals": lambda: random_model(cameras={"front": (3, 3), "left": (2, 4)}, slope=1),
     "pairs": lambda: random_model(cameras={"front": (2, 2), "left": (1, 3)}, together=2),
 }
 
@@ -38,8 +39,9 @@ def test_no_position_sees_its_future(model: WorldGPT) -> None:
         for token in range(layout.tokens_per_step):
             changed = tokens.clone()
             changed[:, step, token] = (changed[:, step, token] + 1) % sizes[token]
-            hidden, place = model(changed, prompts).flatten(1, 2), step * layout.positions_per_step + layout.lead + token
-            before = place - token % layout.together  # those of one pass see one another
+            hidden, first = model(changed, prompts).flatten(1, 2), step * layout.positions_per_step
+            place = first + layout.positions[token]
+            before = first + layout.schedule[layout.passes[layout.positions[token]]].first if not layout.causal else place
             assert torch.equal(hidden[:, :before], base[:, :before])
             assert (hidden[:, place] != base[:, place]).any()
             last_of_next = (step + 2) * layout.positions_per_step - 1
@@ -80,29 +82,33 @@ def test_cached_equals_uncached(model: WorldGPT, context: int, chunk: int) -> No
 @torch.no_grad()
 def test_embedding_in_pieces_equals_embedding_whole(model: WorldGPT) -> None:
     tokens, prompts = window(model, steps=3)
-    whole, first, size = model.embedding(tokens, prompts)[:, 2], model.layout.lead, model.layout.tokens_per_step
-    null, ends = torch.as_tensor(model.layout.null_tokens), [*range(model.layout.together, size, model.layout.together), size]
-    for start in [0, *ends[:-1]]:
+    whole, passes = model.embedding(tokens, prompts)[:, 2], model.layout.schedule
+    null = torch.as_tensor(model.layout.null_tokens)
+    for first in range(1, len(passes)):
+        start = passes[first - 1].start
         known = tokens.clone()
         known[:, 2, start:] = null[start:]  # what is not decided yet may not matter
         conditions = model.embedding.conditions(known, prompts[:, 2])
-        torch.testing.assert_close(model.embedding.prompt(prompts[:, 2], known, conditions), whole[:, :first], rtol=0, atol=1e-12)
-        for stop in [end for end in ends if end > start]:
+        torch.testing.assert_close(model.embedding.prompt(prompts[:, 2], known, conditions), whole[:, : passes[0].last], rtol=0, atol=1e-12)
+        for last in range(first + 1, len(passes) + 1):
+            stop = passes[last - 2].stop
             known[:, 2, :stop] = tokens[:, 2, :stop]
-            part = model.embedding.tokens(known, start, stop, conditions)
-            torch.testing.assert_close(part, whole[:, first + start : first + stop], rtol=0, atol=1e-12)
+            part = model.embedding.tokens(known, first, last, conditions)
+            torch.testing.assert_close(part, whole[:, passes[first].first : passes[last - 1].last], rtol=0, atol=1e-12)
 
 
 @torch.no_grad()
 def test_hints_are_what_stands_around_the_token_to_come(model: WorldGPT) -> None:
     layout, (tokens, prompts) = model.layout, window(model, batch=1, steps=3)
     base = model.embedding(tokens, prompts)[0, 2]
-    places = [(s.name, s.kind, *divmod(i, s.columns)) for s in layout.streams for i in range(s.tokens)]
+    places = [(s.name, s.kind, *divmod(i, s.columns)) for s in layout.streams for i in layout.orders[s.name].tolist()]
+    predicts = {int(position): token for token, position in enumerate(layout.predictors)}
     for step in (0, 1):
         for token, (name, kind, row, column) in enumerate(places):
             changed = tokens.clone()
             changed[0, step, token] = layout.null_tokens[token]
-            differs = (model.embedding(changed, prompts)[0, 2] != base).any(-1).nonzero().flatten() - layout.prompt_tokens + 1
+            positions = (model.embedding(changed, prompts)[0, 2] != base).any(-1).nonzero().flatten().tolist()
+            differs = sorted(predicts[position] for position in positions)
             if step == 0:
                 expected = [token]
             elif kind != "frame":
@@ -110,7 +116,7 @@ def test_hints_are_what_stands_around_the_token_to_come(model: WorldGPT) -> None
             else:
                 near = [(n == name, abs(r - row) <= 1, abs(c - column) <= 1) for n, _, r, c in places]
                 expected = [i for i, flags in enumerate(near) if all(flags)]
-            assert differs.tolist() == expected
+            assert differs == expected
 
 
 @torch.no_grad()

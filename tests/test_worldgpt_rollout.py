@@ -20,6 +20,7 @@ MODELS = {
     "whole": lambda: random_model(),
     "halves": lambda: random_model(levels=(4,) * 8),
     "rows": lambda: random_model(together=3),
+    "diagonals": lambda: random_model(slope=1),
     "pairs": lambda: random_model(levels=(4,) * 8, together=2),
 }
 """Codes told at once, in two halves, and several together."""

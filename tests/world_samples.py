@@ -92,10 +92,11 @@ def random_model(
     seed: int = 0,
     levels: tuple[int, ...] = (),
     together: int = 1,
+    slope: int = 0,
 ) -> WorldGPT:
     """A model in float64 whose weights are random and large, so that everything has an effect on everything that may see it.
 
-    Its codes are 11 ids, or those of `levels`; `together` tokens are predicted in one pass.
+    Its codes are 11 ids, or those of `levels`; `together` tokens come in one pass, or a row begins `slope` passes after the one above.
     """
     text, proto = fit_text_encoder(["rainy night", "sunny day, turning left", "fog"], TEXT)
     channels = [ChannelSpec(f"channel{i}_norm", "norm", -1.0, 1.0, bins=5 + i) for i in range(telemetry + actions)]
@@ -103,7 +104,7 @@ def random_model(
     layout = Layout.build(cameras or {"front": (2, 3)}, prod(levels) if levels else 11, *kinds, text.prompt_tokens, levels)
     config = WorldGPTConfig(
         model={**vars(MODEL), "context_steps": context_steps},
-        layout={**layout.to_dict(), "together": together},
+        layout={**layout.to_dict(), "together": together, "slope": slope},
         text=dict(vars(text)),
         telemetry=[dict(vars(c)) for c in kinds[0]],
         actions=[dict(vars(c)) for c in kinds[1]],

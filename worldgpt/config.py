@@ -79,7 +79,8 @@ class WorldTrainConfig:
     from_run: str | None = None
     """Folder of a training to make again: the settings in its run.json take the place of the defaults; name another --output."""
     finetune_decode: str = "raster"
-    """How many tokens come in one pass: raster (one after the other), rows (a row of codes together) or rows:2 (a row in two passes).
+    """How many tokens come in one pass: raster (one after the other), rows (a row of codes together), rows:2 (a row in two passes) or
+    diagonal:2 (a code of every row, each row two codes behind the one above it).
     Anything but raster needs --init-from: a few hundred updates teach a trained model the new order."""
     resume: bool = False
     """Go on from the newest checkpoint in the output folder."""

@@ -84,7 +84,7 @@ class PreparedStream:
     def __init__(self, model: WorldGPT, stream: Stream, table: PreparedTable) -> None:
         layout, embedding = model.layout, model.embedding
         self.stream, self.table, self.span = stream, table, layout.spans[stream.name]
-        self.place = embedding.place_in[stream.name].detach()
+        self.place = embedding.place(stream).detach()
         self.null_id = layout.codebook(stream).null_id
         device, size = self.place.device, layout.tokens_per_step
         places = torch.as_tensor(layout.hint_places(stream), device=device)  # (tokens, hints)
@@ -201,10 +201,9 @@ class DecodingStep:
         self.decoder, self.cache, self.by = decoder, cache, by
         embedding = decoder.model.embedding
         conditions = embedding.conditions(seen, prompts)
-        self.look, self.together = conditions.look, decoder.layout.together
+        self.look, self.layout = conditions.look, decoder.layout
         self.prompts = embedding.prompt_in(prompts) + embedding.prompt_place
-        if embedding.start_place is not None:
-            self.prompts = torch.cat([self.prompts, embedding.start_place + self.look], dim=1)
+        self.starts = None if embedding.start_place is None else embedding.start_place + self.look  # (B, starts, D)
         open_gate = conditions.motion + F.pad(torch.ones_like(self.look), (0, self.look.shape[-1]))
         self.past = torch.cat([stream.past_hints(seen) + open_gate for stream in decoder.streams], dim=1)  # (B, J, 2 D)
         batch = len(seen)
@@ -216,17 +215,29 @@ class DecodingStep:
         """{frame stream: (B, tokens + 1, C)}: vectors of this step's tokens as they come; the last is NULL's."""
 
     def prompt(self) -> Tensor:
-        """Reads prompt and starts; hidden states (B, n, D) that predict the first n tokens."""
-        x = torch.cat([self.prompts[:, : -self.together], self.prompts[:, -self.together :] + self._hints(0, self.together)], dim=1)
-        return self._run(x, 0)[:, -self.together :]
+        """Reads the first pass; hidden states (B, n, D) that predict the first n tokens."""
+        x, first = self.prompts, self.layout.schedule[0]
+        if self.starts is not None:
+            x = torch.cat([x, self.starts[:, : first.last - self.layout.prompt_tokens]], dim=1)
+        x = torch.cat([x[:, : first.at], x[:, first.at :] + self._hints(first.start, first.stop)], dim=1)
+        return self._run(x, 0)[:, first.at :]
 
-    def read(self, tokens: Tensor, start: int, stop: int) -> Tensor:
-        """Reads tokens start .. stop - 1 of the step's tokens (B, J); hidden states (B, n, D)."""
-        x, first = self._embedded(tokens, start, stop) + self.look, start + self.together
-        hinted = min(stop + self.together, self.decoder.layout.tokens_per_step)  # the step's last tokens predict nothing and have no hints
-        if hinted > first:
-            x[:, : hinted - first] += self._hints(first, hinted)
-        return self._run(x, self.decoder.layout.lead + start)
+    def read(self, tokens: Tensor, first: int, last: int) -> Tensor:
+        """Reads the passes first .. last - 1, of those after the prompt's, of the step's tokens (B, J); hidden states (B, n, D) of all."""
+        reading = self.layout.reading(first, last)
+        x = self._embedded(tokens, reading.tokens.start, reading.tokens.stop) + self.look
+        if self.starts is not None and reading.starts.stop > reading.starts.start:
+            x = torch.cat([x, self.starts[:, reading.starts]], dim=1)
+        if reading.arrangement is not None:
+            x = x[:, reading.arrangement]
+        start, stop = reading.predicted.start, reading.predicted.stop
+        if stop > start:  # the step's last tokens predict nothing and have no hints
+            hints = self._hints(start, stop)
+            if reading.scattered is None:
+                x[:, reading.offset : reading.offset + stop - start] += hints
+            else:
+                x = x + F.pad(hints, (0, 0, 0, 1))[:, reading.scattered]
+        return self._run(x, self.layout.schedule[first].first)
 
     def _run(self, x: Tensor, first: int) -> Tensor:
         new = x.shape[1]

@@ -9,6 +9,9 @@ RASTER = "raster"
 """One token after the other."""
 ROWS = "rows"
 """rows: all codes of a row in one pass; rows:k: in k passes, each of neighbouring codes. Channels come in one pass or few."""
+DIAGONAL = "diagonal"
+"""diagonal:w: a code of every row in one pass, each row w codes behind the one above it, so that a code knows its left neighbour and those
+above, w - 1 to the right among them (diagonal decoding, Ye et al. 2025, arXiv:2503.14070). Channels come one by one."""
 
 
 DRAFT = "draft"
@@ -34,22 +37,28 @@ def decoded(layout: Layout, decode: str) -> Layout:
     """The layout in an order; UserError where the name is unknown or does not fit the grid.
 
     >>> layout = Layout.build({"front": (8, 16)}, 256, (), (), prompt_tokens=4)
-    >>> [decoded(layout, name).together for name in ("raster", "rows", "rows:2")]
-    [1, 16, 8]
+    >>> [len(decoded(layout, name).schedule) - 1 for name in ("raster", "rows", "rows:2", "diagonal:1", "diagonal:2")]
+    [128, 8, 16, 23, 30]
     """
     if decode == RASTER:
-        return replace(layout, together=1)
-    name, _, number = decode.partition(":")
-    columns, passes = _columns(layout), number or "1"
-    if name != ROWS or not passes.isdecimal() or not columns or not int(passes) or columns % int(passes):
-        wide = f"rows, or rows:k where k divides {columns} columns" if columns else "for want of frames nothing else"
-        raise UserError(f"--decode: expected raster, {wide}, got {decode!r}")
-    return replace(layout, together=columns // int(passes))
+        return replace(layout, together=1, slope=0)
+    name, colon, number = decode.partition(":")
+    columns, given = _columns(layout), int(number) if number.isdecimal() else 0 if colon else 1
+    if name == ROWS and columns and given and columns % given == 0:
+        return replace(layout, together=columns // given, slope=0)
+    narrowest = min((s.columns for s in layout.of_kind("frame")), default=0)
+    if name == DIAGONAL and 1 <= given <= narrowest:
+        return replace(layout, together=1, slope=given)
+    orders = f"rows, rows:k where k divides {columns} columns, or diagonal:w with w up to {narrowest}"
+    orders = orders if columns else "for want of frames nothing else"
+    raise UserError(f"--decode: expected raster, {orders}, got {decode!r}")
 
 
 def order_of(layout: Layout) -> str:
     """The name of a layout's order."""
-    if layout.together == 1:
+    if layout.slope:
+        return f"{DIAGONAL}:{layout.slope}"
+    if layout.causal:
         return RASTER
     passes = _columns(layout) // layout.together
     return ROWS if passes == 1 else f"{ROWS}:{passes}"

@@ -3,7 +3,7 @@
 A position holds its own token, its place, the look that the prompt asks for, and the hints: what stands around the token that it has to
 predict, as far as that is known. A step's first positions are its prompt's and its starts; the last ones of them predict its first tokens.
 
-Axes: B worlds, T steps, P prompt positions, J tokens a step, S positions a step, n tokens of a step, D width, C width of a token's vector.
+Axes: B worlds, T steps, P prompt positions, J tokens a step, S positions a step, n of them, D width, C width of a token's vector.
 """
 
 from typing import NamedTuple
@@ -46,7 +46,7 @@ class StepEmbedding(nn.Module):
         self.hint_out = nn.Linear(width, width, bias=False)
         self.place_in = nn.ParameterDict({s.name: torch.empty(s.tokens, width) for s in layout.streams})
         self.prompt_place = nn.Parameter(torch.empty(layout.prompt_tokens, width))
-        self.start_place = nn.Parameter(torch.empty(layout.together - 1, width)) if layout.together > 1 else None
+        self.start_place = nn.Parameter(torch.empty(layout.starts, width)) if layout.starts else None
         self._hint_places: dict[str, Tensor] = {}
         self.reset_parameters()
 
@@ -68,24 +68,40 @@ class StepEmbedding(nn.Module):
         return Conditions(look[..., None, :], motion[..., None, :])
 
     def prompt(self, prompts: Tensor, seen: Tensor, conditions: Conditions) -> Tensor:
-        """Prompt positions and starts (..., lead, D) from embeddings (..., P, D_text)."""
-        x = self.prompt_in(prompts) + self.prompt_place
-        if self.start_place is not None:
-            x = torch.cat([x, self.start_place + conditions.look], dim=-2)
-        together = self.layout.together
-        return torch.cat([x[..., :-together, :], x[..., -together:, :] + self._hints(seen, 0, together, conditions)], dim=-2)
+        """The first pass (..., lead, D) from embeddings (..., P, D_text)."""
+        x, first = self.prompt_in(prompts) + self.prompt_place, self.layout.schedule[0]
+        if first.last > self.layout.prompt_tokens:
+            x = torch.cat([x, self.starts(slice(0, first.last - self.layout.prompt_tokens), conditions)], dim=-2)
+        hints = self._hints(seen, first.start, first.stop, conditions)
+        return torch.cat([x[..., : first.at, :], x[..., first.at :, :] + hints], dim=-2)
 
-    def tokens(self, seen: Tensor, start: int, stop: int, conditions: Conditions) -> Tensor:
-        """Positions (..., n, D) of the tokens start .. stop - 1 of the newest step."""
-        pieces, spans = self.layout.pieces(start, stop), self.layout.spans
-        places = [self.place_in[s.name][a - spans[s.name].start : b - spans[s.name].start] for s, a, b in pieces]
+    def starts(self, which: slice, conditions: Conditions) -> Tensor:
+        """Starts (..., n, D) without their hints."""
+        assert self.start_place is not None
+        return self.start_place[which] + conditions.look
+
+    def tokens(self, seen: Tensor, first: int, last: int, conditions: Conditions) -> Tensor:
+        """The passes first .. last - 1 (..., n, D) of the newest step, of those after the prompt's."""
+        reading, spans = self.layout.reading(first, last), self.layout.spans
+        pieces = self.layout.pieces(reading.tokens.start, reading.tokens.stop)
+        places = [self.place(s)[a - spans[s.name].start : b - spans[s.name].start] for s, a, b in pieces]
         tokens = [self.token_in[s.codebook](self.tables[s.codebook](seen[..., -1, a:b])) for s, a, b in pieces]
         x = torch.cat(tokens, dim=-2) + torch.cat(places) + conditions.look
-        first, last = start + self.layout.together, stop + self.layout.together
-        hinted = min(last, self.layout.tokens_per_step)  # the step's last tokens predict nothing and have no hints
-        if hinted <= first:
+        if reading.starts.stop > reading.starts.start:
+            x = torch.cat([x, self.starts(reading.starts, conditions).expand(*x.shape[:-2], -1, -1)], dim=-2)
+        if reading.arrangement is not None:
+            x = x[..., torch.as_tensor(reading.arrangement, device=x.device), :]
+        if reading.predicted.stop == reading.predicted.start:  # the step's last tokens predict nothing and have no hints
             return x
-        return x + F.pad(self._hints(seen, first, hinted, conditions), (0, 0, 0, last - hinted))
+        hints = self._hints(seen, reading.predicted.start, reading.predicted.stop, conditions)
+        if reading.scattered is not None:
+            return x + F.pad(hints, (0, 0, 0, 1))[..., torch.as_tensor(reading.scattered, device=x.device), :]
+        return x + F.pad(hints, (0, 0, reading.offset, x.shape[-2] - reading.offset - hints.shape[-2]))
+
+    def place(self, stream: Stream) -> Tensor:
+        """(tokens, D): what tells each token's place; kept in raster order, so that models of all orders have it in common."""
+        place = self.place_in[stream.name]
+        return place[torch.as_tensor(self.layout.orders[stream.name], device=place.device)] if self.layout.slope else place
 
     def forward(self, tokens: Tensor, prompts: Tensor, before: Tensor | None = None) -> Tensor:
         """Whole steps: tokens (B, T, J), prompts (B, T, P, D_text) -> (B, T, S, D). `before` (B, 2, J): the steps before, else NULL."""
@@ -94,7 +110,7 @@ class StepEmbedding(nn.Module):
         known = torch.cat([before, tokens], dim=1)
         seen = torch.stack([known[:, i : i + tokens.shape[1]] for i in range(SEEN_STEPS)], dim=2)  # (B, T, SEEN_STEPS, J)
         conditions = self.conditions(seen, prompts)
-        whole = self.tokens(seen, 0, self.layout.tokens_per_step, conditions)
+        whole = self.tokens(seen, 1, len(self.layout.schedule), conditions)
         return torch.cat([self.prompt(prompts, seen, conditions), whole], dim=2)
 
     def unseen(self, batch: int) -> Tensor:

@@ -104,7 +104,7 @@ class WorldGPT(SafePretrained):
         "proto_bytes": 1 << 24,
         "layers": 512,
         "counts": 1 << 40,
-        **dict.fromkeys(("rows", "columns", "prompt_tokens", "together"), 256),
+        **dict.fromkeys(("rows", "columns", "prompt_tokens", "together", "slope"), 256),
     }
     config_class = WorldGPTConfig
     config: WorldGPTConfig
@@ -195,6 +195,8 @@ class WorldGPT(SafePretrained):
 
     def predicting(self, hidden: Tensor) -> Tensor:
         """Of all positions (..., S, D) those that predict the J tokens, (..., J, D)."""
+        if self.layout.slope:
+            return hidden[..., torch.as_tensor(self.layout.predictors, device=hidden.device), :]
         start = self.layout.prompt_tokens - 1
         return hidden[..., start : start + self.layout.tokens_per_step, :]
 
@@ -202,7 +204,7 @@ class WorldGPT(SafePretrained):
         """(new, end) bool: what the last `new` of `end` positions, counted from a step's first one, see; None where that is all before them
         and causal among them, which attention does by itself."""
         layout, device = self.layout, self.embedding.prompt_place.device
-        if layout.together == 1:
+        if layout.causal:
             return None if new in (1, end) else torch.ones(new, end, dtype=torch.bool, device=device).tril(end - new)
         places = torch.arange(end, device=device)
         if self._passes is None or self._passes.device != device:

@@ -308,7 +308,9 @@ class WorldGPTPipeline:
             if bool(known.any()):
                 tokenizer = self._need_tokenizer()
                 again = tokenizer.encode(tokenizer.decode(codes[known].to(tokenizer.device)))
-                fresh[..., self.model.layout.spans[stream.name]][known] = again.flatten(1).to(fresh)
+                fresh[..., self.model.layout.spans[stream.name]][known] = again.flatten(1)[:, self.model.layout.orders[stream.name]].to(
+                    fresh
+                )
         return fresh
 
     def _truth(self, policy: Policy, truth: np.ndarray | None, worlds: int, frames: int) -> Tensor | None:

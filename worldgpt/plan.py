@@ -83,7 +83,7 @@ def count_parameters(model: ModelConfig, layout: Layout, text: TextConfig) -> Pa
         tables += sum((part + 1) * c + d * c + part for part in book.parts)  # rows, out, bias
         tables += ((d + c) * d + d * d) * (len(book.parts) - 1)  # from each part to the next
         tables += c * d + 2 * d * c * layout.hint_count(kinds[book.name]) + (2 * d * c if kinds[book.name] != "frame" else 0)
-    places = (sum(s.tokens for s in layout.streams) + layout.lead) * d
+    places = layout.positions_per_step * d
     return Parameters(model.layers * (4 * d * d + 3 * d * model.mlp_width), tables, places, _text_parameters(text))
 
 

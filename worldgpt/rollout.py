@@ -86,7 +86,7 @@ class Rollout:
             raise UserError("--action-guidance: the world model has no action channels")
         self.cache = model.new_cache(len(self.worlds) * len(self.branches), config.window_steps)
         self.decoder = StepDecoder(model, config.weights)
-        if config.draft and model.layout.together > 1:
+        if config.draft and not model.layout.causal:
             raise UserError(f"--decode draft: expected a checkpoint trained for raster, got one trained for {order_of(model.layout)}")
         self.draft = Draft(model.layout, config.draft) if config.draft else None
         self.device = model.embedding.prompt_place.device
@@ -214,9 +214,9 @@ class Rollout:
         step = self.decoder.begin(by, self._given(seen), told, self.cache)
         if self.draft:
             self.draft.begin(seen[:, -2])
-        hidden, start, together = step.prompt(), 0, layout.together
-        while start < layout.tokens_per_step:
-            stop = min(start + together, layout.tokens_per_step)
+        hidden, number, end = step.prompt(), 0, len(layout.schedule) - 1
+        while number < end:
+            start, stop = layout.schedule[number].start, layout.schedule[number].stop
             for stream, first, last in layout.pieces(start, stop):
                 if decide and first == actions.start:
                     decided = decide(tokens.clone()).to(self.device)
@@ -229,21 +229,23 @@ class Rollout:
                     if stream.kind == "frame":
                         surprise.append(torch.where(free, nats, torch.nan))
             # The tokens just decided go in together with all that follow and are known in every world.
-            while stop < layout.tokens_per_step and all(known[stop : stop + together]):
-                stop = min(stop + together, layout.tokens_per_step)
-            ahead = self.draft.ahead(stop) if self.draft else 0
+            first, number = number + 1, number + 1
+            while number < end and all(known[layout.schedule[number].start : layout.schedule[number].stop]):
+                number += 1
+            ahead = self.draft.ahead(number) if self.draft else 0
             if ahead:
-                hidden, nats, start = self._look_ahead(step, tokens, uniforms, known, (start, stop, ahead))
+                hidden, nats, number = self._look_ahead(step, tokens, uniforms, known, (start, number, ahead))
                 surprise.append(nats)
             else:
-                hidden, start = step.read(self._given(tokens), start, stop)[:, -together:], stop
+                hidden = step.read(self._given(tokens), first, number + 1)
+                hidden = hidden[:, layout.schedule[number].at - layout.schedule[first].first :]
         nothing = torch.full((len(tokens),), torch.nan, dtype=torch.float64, device=self.device)
         return tokens, torch.cat(surprise, dim=1).nanmean(1) if surprise else nothing
 
     def _look_ahead(
         self, step: DecodingStep, tokens: Tensor, uniforms: Tensor, known: list[bool], places: tuple[int, int, int]
     ) -> tuple[Tensor, Tensor, int]:
-        """Reads the tokens start .. stop - 1 of `places` and guesses of the `ahead` next ones.
+        """Reads the tokens start .. stop - 1 of `places` and guesses of the `ahead` next ones, in raster order.
 
         What was right goes into `tokens`, and the true one in the place of the first that was not; they are `known` from then on. Returns
         the hidden state that predicts the token after the last right one, the nats of those put in, and that token's place.
@@ -251,7 +253,7 @@ class Rollout:
         assert self.draft
         start, stop, ahead = places
         self.draft.guesses = torch.where(tokens == FREE, self.draft.guesses, tokens)
-        hidden = step.read(self._given(self.draft.guesses), start, stop + ahead)[:, stop - start - 1 :]
+        hidden = step.read(self._given(self.draft.guesses), start + 1, stop + ahead + 1)[:, stop - start - 1 :]
         count = min(ahead + 1, self.draft.end(stop) - stop)
         drawn, nats = self._draw(hidden[:, :count], stop, uniforms[:, :, stop : stop + count])
         free = tokens[:, stop : stop + count] == FREE

@@ -141,7 +141,7 @@ class _Part:
         for stream in self.layout.streams:
             span, name = self.layout.spans[stream.name], stream.name.partition("/")[2]
             if stream.kind == "frame" and name in self.columns:
-                tokens[..., span] = codes[..., self.columns[name]]
+                tokens[..., span] = codes[..., self.columns[name]][..., self.layout.orders[stream.name]]
             elif stream.kind != "frame" and name in self.codecs:
                 codec, column = self.codecs[name]
                 tokens[..., span] = codec.tokens(channels[..., column])[..., None]

@@ -19,6 +19,7 @@ from worldgpt.product import Weights
 from worldgpt.rollout import FREE, Rollout, RolloutConfig
 from worldgpt.sampling import SamplingPlan
 
+PARALLEL = ("rows", "diagonal:1", "diagonal:2")
 REFERENCES = ("generate, dynamic cache", "generate, static cache", "no cache")
 
 
@@ -91,13 +92,14 @@ def decoding_case(
 
 
 def our_models(shape: Shape, device: torch.device) -> dict[str, tuple[WorldGPT, Weights]]:
-    """{way: model, weights}: raster, with int8 weights too on a CPU, and a row of codes in one pass."""
+    """{way: model, weights}: raster, with int8 weights too on a CPU, and the orders in which several codes come in one pass."""
     dtype = numbers(None, device, torch.float32)
     raster = random_world(shape, device, dtype)
     models: dict[str, tuple[WorldGPT, Weights]] = {"raster": (raster, "float")}
     if device.type == "cpu":
         models["raster, int8"] = (raster, "int8")
-    models["rows"] = (random_world(shape, device, dtype, shape.grid[1]), "float")
+    for order in PARALLEL:
+        models[order] = (random_world(shape, device, dtype, order), "float")
     return models
 
 

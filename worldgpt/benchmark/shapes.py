@@ -1,6 +1,6 @@
 """Sizes that are measured: those of models that are known for their speed, and our own, all with random weights."""
 
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
@@ -11,6 +11,7 @@ from data.episode import ChannelSpec
 from tokenizer.config import TokenizerConfig
 from tokenizer.config import presets as tokenizer_presets
 from worldgpt.config import ModelConfig, presets
+from worldgpt.decoding import RASTER, decoded
 from worldgpt.layout import Layout
 from worldgpt.model import WorldGPT, WorldGPTConfig
 
@@ -75,9 +76,9 @@ def shapes() -> dict[str, Shape]:
     return known
 
 
-def random_world(shape: Shape, device: torch.device, dtype: torch.dtype, together: int = 1) -> WorldGPT:
-    """A model of the shape whose weights are random; `together` tokens come in one pass."""
-    layout = replace(shape.layout(), together=together)
+def random_world(shape: Shape, device: torch.device, dtype: torch.dtype, decode: str = RASTER) -> WorldGPT:
+    """A model of the shape whose weights are random, its tokens in the order `decode`."""
+    layout = decoded(shape.layout(), decode)
     text, proto = fit_text_encoder(["rainy night", "sunny day"], TextConfig(prompt_tokens=shape.prompt_tokens))
     config = WorldGPTConfig(asdict(shape.model), layout.to_dict(), asdict(text), [], [asdict(c) for c in shape.actions])
     with torch.random.fork_rng():

@@ -93,7 +93,8 @@ def decoder_nats(model: WorldGPT, held: _Held, weights: Weights) -> dict[str, fl
         for t in range(steps):
             tokens, seen = held.tokens[i : i + 1, t], held.known[i : i + 1, t : t + SEEN_STEPS]
             step = decoder.begin(cache.begin_step(), seen, held.prompts[i : i + 1, t], cache)
-            hidden = torch.cat([step.prompt(), step.read(tokens, 0, layout.tokens_per_step)], dim=1)[0]  # (J + n, D)
+            hidden = torch.cat([step.prompt(), step.read(tokens, 1, len(layout.schedule))], dim=1)[0]
+            hidden = hidden[layout.predictors - layout.schedule[0].at]  # (J, D)
             for name, span in layout.spans.items():
                 if t:
                     sums[name] += float(_token_nats(decoder, hidden[span], tokens[0, span], span.start).mean())
