@@ -29,7 +29,7 @@ def drive(model: WorldGPT, cache: RingCache, steps: int, seed: int = 0) -> list[
             conditions = model.embedding.conditions(seen, prompts[:, step])
             parts = [model.extend(model.embedding.prompt(prompts[:, step], seen, conditions), by[..., :first, :], cache)]
             for token in range(layout.tokens_per_step):
-                x = model.embedding.tokens(seen, token, token + 1, conditions)
+                x = model.embedding.tokens(seen, token + 1, token + 2, conditions)  # in raster order each token is a pass
                 parts.append(model.extend(x, by[..., first + token : first + token + 1, :], cache))
             hidden.append(torch.cat(parts, dim=1))
     return hidden

@@ -183,8 +183,9 @@ def train_worldgpt(config: WorldTrainConfig, mixture: Mixture, tokenizer: FrameT
     windows = len(task.held_out.tokens)
     report = {"held_out": figures, "baselines": task.baselines(), "seconds": round(time.time() - began), "windows": windows}
     floor = Path(config.tokenizer) / "report.json"
-    if tokenizer is not None and floor.is_file():
-        report["tokenizer"] = read_json(floor)
+    measured = read_json(floor) if floor.is_file() else {}
+    if tokenizer is not None and measured.get("tokenizer_hash") == mixture.tokenizer_hash:
+        report["tokenizer"] = measured
     write_json(output / "report.json", report)
     print(comparison(report))
     return report
