@@ -202,10 +202,10 @@ def test_null_never_comes_out(model: WorldGPT) -> None:
 
 
 def test_a_prompt_change_acts_from_its_step_on(model: WorldGPT) -> None:
-    before, after = random_prompts(model, 8, seed=1), random_prompts(model, 8, seed=2)
+    before, after = random_prompts(model, 32, seed=1), random_prompts(model, 32, seed=2)
     constant = before[:, None].expand(-1, STEPS, -1, -1)
     changing = torch.cat([constant[:, :3], after[:, None].expand(-1, STEPS - 3, -1, -1)], dim=1)
-    plain, changed = roll(model, range(8), prompts=constant), roll(model, range(8), prompts=changing)
+    plain, changed = roll(model, range(32), prompts=constant), roll(model, range(32), prompts=changing)
     assert torch.equal(changed[:, :3], plain[:, :3])
     assert not torch.equal(changed[:, 3], plain[:, 3])
 
@@ -323,8 +323,8 @@ def test_a_planner_sees_the_frame_and_decides_the_actions(model: WorldGPT) -> No
 
 def test_each_stream_is_drawn_by_its_own_settings(model: WorldGPT) -> None:
     cold = SamplingPlan(SamplingConfig(), {"frame": SamplingConfig(temperature=0)})
-    prompts, free = random_prompts(model, 8, seed=3), torch.full((8, model.layout.tokens_per_step), FREE)
-    first, other = (Rollout(model, RolloutConfig(cold), seeds=[seed] * 8, worlds=range(8)) for seed in (1, 2))
+    prompts, free = random_prompts(model, 64, seed=3), torch.full((64, model.layout.tokens_per_step), FREE)
+    first, other = (Rollout(model, RolloutConfig(cold), seeds=[seed] * 64, worlds=range(64)) for seed in (1, 2))
     a, b = first.step(prompts, prompts, free), other.step(prompts, prompts, free)
     span = model.layout.span_of_kind("frame")
     assert torch.equal(a[:, span], b[:, span])

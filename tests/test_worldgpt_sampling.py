@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from data.errors import UserError
 from worldgpt.layout import Stream
-from worldgpt.sampling import SamplingConfig, SamplingPlan, draw, draw_with_nats, keyed_uniforms, probabilities
+from worldgpt.sampling import SamplingConfig, SamplingPlan, draw, draw_keys, draw_with_nats, exponentials, probabilities
 
 CONFIGS = [
     SamplingConfig(),
@@ -58,8 +58,7 @@ def test_filters_equal_the_plain_reference(config: SamplingConfig) -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_draws_come_as_often_as_they_should(config: SamplingConfig) -> None:
     logits, count = some_logits(), 20_000
-    uniforms = torch.rand(count, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
-    tokens = draw(logits.expand(count, -1), uniforms, config)
+    tokens = draw(logits.expand(count, -1), draw_keys([0], [0], 0, count)[0], config)
     seen, p = torch.bincount(tokens, minlength=9), probabilities(logits, config)
     assert (seen[p == 0] == 0).all()
     expected = p[p > 0] * count
@@ -67,40 +66,60 @@ def test_draws_come_as_often_as_they_should(config: SamplingConfig) -> None:
     assert chi_square < 30  # at most 8 degrees of freedom: passed by all but 1 in 5,000
 
 
-def test_the_ends_of_the_unit_interval_draw_possible_tokens() -> None:
-    logits = torch.tensor([-math.inf, 0.0, -math.inf, 1.0, -math.inf]).expand(2, -1)
-    ends = torch.tensor([0.0, np.nextafter(1.0, 0.0)], dtype=torch.float64)
-    assert draw(logits, ends, SamplingConfig()).tolist() == [1, 3]
+def test_impossible_tokens_are_never_drawn() -> None:
+    logits = torch.tensor([-math.inf, 0.0, -math.inf, 9.0, -math.inf])
+    drawn = draw(logits.expand(20_000, -1), draw_keys([0], [0], 0, 20_000)[0], SamplingConfig())
+    assert drawn.unique().tolist() == [1, 3]
+
+
+@pytest.mark.parametrize("shift", [0.0, 0.03, 0.3])
+def test_what_changes_a_little_changes_few_draws(shift: float) -> None:
+    """Under the same keys no more draws differ than twice the total variation, among many ids and with a filter too."""
+    logits = torch.randn(4000, 512, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    other = logits + shift * torch.randn(512, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    keys = draw_keys([0], [0], 0, 4000)[0]
+    for config in (SamplingConfig(), SamplingConfig(temperature=0.8, top_p=0.9)):
+        distance = (probabilities(logits, config) - probabilities(other, config)).abs().sum(-1).mean() / 2
+        differ = (draw(logits, keys, config) != draw(other, keys, config)).double().mean()
+        assert differ <= 2 * distance
+        assert (differ > 0) == (shift > 0)
 
 
 def test_temperature_zero_takes_the_likeliest_whatever_the_seed() -> None:
     logits = some_logits(6)
     for seed in range(3):
-        uniforms = keyed_uniforms([seed] * 6, range(6), 0, 1)[:, 0]
-        assert torch.equal(draw(logits, uniforms, SamplingConfig(temperature=0)), logits.argmax(-1))
-    cold = draw(logits, keyed_uniforms([0] * 6, range(6), 0, 1)[:, 0], SamplingConfig(temperature=1e-4))
+        keys = draw_keys([seed] * 6, range(6), 0, 1)[:, 0]
+        assert torch.equal(draw(logits, keys, SamplingConfig(temperature=0)), logits.argmax(-1))
+    cold = draw(logits, draw_keys([0] * 6, range(6), 0, 1)[:, 0], SamplingConfig(temperature=1e-4))
     assert torch.equal(cold, logits.argmax(-1))
 
 
-def test_numbers_are_keyed_by_seed_world_step_and_place() -> None:
-    base = keyed_uniforms([1, 1], [4, 7], 3, 20)
-    assert torch.equal(base, keyed_uniforms([1, 1], [4, 7], 3, 20))
-    assert torch.equal(base[1:], keyed_uniforms([1], [7], 3, 20))  # a batch equals its singles
-    assert torch.equal(base[:, :5], keyed_uniforms([1, 1], [4, 7], 3, 5))
+def test_keys_belong_to_seed_world_step_and_place() -> None:
+    base = draw_keys([1, 1], [4, 7], 3, 20)
+    assert torch.equal(base, draw_keys([1, 1], [4, 7], 3, 20))
+    assert torch.equal(base[1:], draw_keys([1], [7], 3, 20))  # a batch equals its singles
+    assert torch.equal(base[:, :5], draw_keys([1, 1], [4, 7], 3, 5))
     others = [((2, 2), (4, 7), 3), ((1, 1), (5, 8), 3), ((1, 1), (4, 7), 4)]
-    for other in (*(keyed_uniforms(*key, 20) for key in others), base.flip(0)):
+    for other in (*(draw_keys(*key, 20) for key in others), base.flip(0)):
         assert not (other == base).any()
 
 
-def test_numbers_are_even_and_unrelated_from_step_to_step() -> None:
-    table = np.stack([keyed_uniforms([0] * 4, range(4), step, 64).numpy() for step in range(100)])
-    assert table.min() >= 0
-    assert table.max() < 1
+def test_numbers_are_even_and_unrelated_from_step_to_step_and_from_id_to_id() -> None:
+    keys = torch.stack([draw_keys([0] * 4, range(4), step, 64) for step in range(100)])
+    table = torch.exp(-exponentials(keys, 5)).numpy()
+    assert table.min() > 0 and table.max() < 1
     counts = np.histogram(table, bins=16, range=(0, 1))[0]
     assert ((counts - counts.mean()) ** 2 / counts.mean()).sum() < 45
-    flat = table.reshape(100, -1)
-    assert abs(np.corrcoef(flat[:-1].ravel(), flat[1:].ravel())[0, 1]) < 0.03
-    assert abs(np.corrcoef(table[:, 0].ravel(), table[:, 1].ravel())[0, 1]) < 0.05
+    for axis, limit in ((0, 0.03), (1, 0.03), (2, 0.03), (3, 0.03)):
+        before, after = (np.take(table, range(*ends), axis).ravel() for ends in ((0, table.shape[axis] - 1), (1, table.shape[axis])))
+        assert abs(np.corrcoef(before, after)[0, 1]) < limit
+
+
+def test_numbers_are_those_of_splitmix64() -> None:
+    """The first outputs of that generator at state 0, as its authors' code gives them."""
+    outputs = [0xE220A8397B1DCDAF, 0x6E789E6AA1B965F4, 0x06C45D188009454F]
+    wanted = [-math.log(((n >> 12) + 0.5) / 2**52) for n in outputs]
+    assert exponentials(torch.zeros((), dtype=torch.long), 3).tolist() == pytest.approx(wanted, rel=1e-12)
 
 
 @pytest.mark.parametrize(
@@ -156,7 +175,7 @@ def test_the_nucleus_is_found_without_sorting_all(top_p: float) -> None:
 @pytest.mark.parametrize("config", [SamplingConfig(), SamplingConfig(temperature=0.7, top_p=0.8), SamplingConfig(temperature=0)])
 def test_a_draw_with_its_nats_is_a_draw_and_its_nats(config: SamplingConfig) -> None:
     logits = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
-    uniforms = keyed_uniforms([0], [0], 0, 200)[0]
-    tokens, nats = draw_with_nats(logits, uniforms, config)
-    assert torch.equal(tokens, draw(logits, uniforms, config))
+    keys = draw_keys([0], [0], 0, 200)[0]
+    tokens, nats = draw_with_nats(logits, keys, config)
+    assert torch.equal(tokens, draw(logits, keys, config))
     torch.testing.assert_close(nats, F.cross_entropy(logits.double(), tokens, reduction="none"))

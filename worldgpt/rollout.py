@@ -24,7 +24,7 @@ from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
 from worldgpt.product import Weights
 from worldgpt.recording import Recording
-from worldgpt.sampling import SamplingPlan, draw_with_nats, keyed_uniforms
+from worldgpt.sampling import SamplingPlan, draw_keys, draw_with_nats
 
 FREE = -1
 """Stands in a table of forced tokens where the model decides."""
@@ -184,7 +184,7 @@ class Rollout:
             self._read()
         told, known = self._branches(prompts, negative), (forced != FREE).all(0).tolist()
         self.seen = torch.cat([self.seen[:, 1:], forced[:, None]], dim=1)
-        inputs = (self.cache.begin_step(), self.seen, told, forced, self._uniforms())
+        inputs = (self.cache.begin_step(), self.seen, told, forced, self._keys())
         tokens, surprise = self._say(*inputs, known=known, decide=decide) if decide else self._say_again(inputs, known)
         self._remember(tokens, told, surprise)
         return tokens
@@ -204,7 +204,7 @@ class Rollout:
         return said
 
     def _say(
-        self, by: Tensor, seen: Tensor, told: Tensor, forced: Tensor, uniforms: Tensor, known: list[bool], decide: Decide | None = None
+        self, by: Tensor, seen: Tensor, told: Tensor, forced: Tensor, keys: Tensor, known: list[bool], decide: Decide | None = None
     ) -> tuple[Tensor, Tensor]:
         """The tokens of a step begun, and (B,) the surprise; `known` (J,) says which tokens are forced in every world."""
         layout, tokens, known = self.model.layout, forced.clone(), list(known)
@@ -223,7 +223,7 @@ class Rollout:
                     tokens[:, actions] = torch.where(decided == FREE, tokens[:, actions], decided)
                     known[actions] = (tokens[:, actions] != FREE).all(0).tolist()
                 if not all(known[first:last]):
-                    drawn, nats = self._draw(hidden[:, first - start : last - start], first, uniforms[:, :, first:last])
+                    drawn, nats = self._draw(hidden[:, first - start : last - start], first, keys[:, :, first:last])
                     free = tokens[:, first:last] == FREE
                     tokens[:, first:last] = torch.where(free, drawn, tokens[:, first:last])
                     if stream.kind == "frame":
@@ -234,7 +234,7 @@ class Rollout:
                 number += 1
             ahead = self.draft.ahead(number) if self.draft else 0
             if ahead:
-                hidden, nats, number = self._look_ahead(step, tokens, uniforms, known, (start, number, ahead))
+                hidden, nats, number = self._look_ahead(step, tokens, keys, known, (start, number, ahead))
                 surprise.append(nats)
             else:
                 hidden = step.read(self._given(tokens), first, number + 1)
@@ -243,7 +243,7 @@ class Rollout:
         return tokens, torch.cat(surprise, dim=1).nanmean(1) if surprise else nothing
 
     def _look_ahead(
-        self, step: DecodingStep, tokens: Tensor, uniforms: Tensor, known: list[bool], places: tuple[int, int, int]
+        self, step: DecodingStep, tokens: Tensor, keys: Tensor, known: list[bool], places: tuple[int, int, int]
     ) -> tuple[Tensor, Tensor, int]:
         """Reads the tokens start .. stop - 1 of `places` and guesses of the `ahead` next ones, in raster order.
 
@@ -255,7 +255,7 @@ class Rollout:
         self.draft.guesses = torch.where(tokens == FREE, self.draft.guesses, tokens)
         hidden = step.read(self._given(self.draft.guesses), start + 1, stop + ahead + 1)[:, stop - start - 1 :]
         count = min(ahead + 1, self.draft.end(stop) - stop)
-        drawn, nats = self._draw(hidden[:, :count], stop, uniforms[:, :, stop : stop + count])
+        drawn, nats = self._draw(hidden[:, :count], stop, keys[:, :, stop : stop + count])
         free = tokens[:, stop : stop + count] == FREE
         drawn, nats = torch.where(free, drawn, tokens[:, stop : stop + count]), torch.where(free, nats, torch.nan)
         right = self.draft.check(drawn, stop, ahead)
@@ -316,22 +316,22 @@ class Rollout:
             parts.append(part)
         return torch.cat(parts)
 
-    def _uniforms(self) -> Tensor:
-        """(B, parts, J): the step's randomness, one number for each part that a token can have."""
+    def _keys(self) -> Tensor:
+        """(B, parts, J) int64: the step's randomness, one key for each part that a token can have."""
         layout = self.model.layout
         parts = max(len(codebook.parts) for codebook in layout.codebooks)
-        numbers = keyed_uniforms(self.seeds, self.worlds, self.steps, parts * layout.tokens_per_step)
+        numbers = draw_keys(self.seeds, self.worlds, self.steps, parts * layout.tokens_per_step)
         return rearrange(numbers, "b (parts j) -> b parts j", parts=parts).to(self.device)
 
-    def _draw(self, hidden: Tensor, token: int, uniforms: Tensor) -> tuple[Tensor, Tensor]:
+    def _draw(self, hidden: Tensor, token: int, keys: Tensor) -> tuple[Tensor, Tensor]:
         """(B, m) ids drawn for m tokens of one stream, `token` the first, and their nats; from hidden states (branches * B, m, D) and
-        uniforms (B, parts, m)."""
+        keys (B, parts, m)."""
         stream, told, count = self.decoder.at[token], [], hidden.shape[1]
         sampling, rows = self.config.sampling.of(stream.stream), hidden.flatten(0, 1)
-        nats = torch.zeros(len(uniforms) * count, dtype=torch.float64, device=self.device)
+        nats = torch.zeros(len(keys) * count, dtype=torch.float64, device=self.device)
         for part in range(len(stream.table.parts)):
             logits = self._guided(self.decoder.logits(rows, token, [ids.repeat(len(self.branches)) for ids in told]), token, count)
-            drawn, surprise = draw_with_nats(logits, uniforms[:, part].flatten(), sampling)
+            drawn, surprise = draw_with_nats(logits, keys[:, part].flatten(), sampling)
             told.append(drawn)
             nats = nats + surprise
         return stream.table.table.join(told).view(-1, count), nats.view(-1, count)

@@ -1,7 +1,8 @@
 """Drawing tokens: filters on the logits, and randomness keyed by place instead of taken from a running generator.
 
 The draw of one token is a pure function of (seed, world, step, place in the step) and of its logits. So a batch equals its
-singles, a restart continues, and another order of decoding can be checked against this one.
+singles, a restart continues, and another order of decoding can be checked against this one. And it is a stable one: what shifts the
+logits a little, a prompt or a command, changes few of the draws, so that two drives of one seed differ by what they were told.
 """
 
 from collections.abc import Mapping, Sequence
@@ -32,11 +33,6 @@ class SamplingConfig:
     """Drop tokens less likely than this share of the likeliest one's probability."""
     entropy: float = 0.0
     """Strength in nats of sharpening where the model is sure: the temperature times 0.8 ** (this / entropy of the logits); 0: none."""
-
-    @property
-    def plain(self) -> bool:
-        """Whether tokens are drawn from the model's own distribution."""
-        return self == SamplingConfig()
 
     def __post_init__(self) -> None:
         if self.entropy < 0:
@@ -88,19 +84,36 @@ def _parse_special(usual: SamplingConfig, text: str) -> tuple[str, SamplingConfi
     return name, replace(usual, **values)
 
 
-def keyed_uniforms(seeds: Sequence[int], worlds: Sequence[int], step: int, count: int) -> Tensor:
-    """(B, count) float64 in [0, 1): one number for each token of a step, from a counter-based generator (Philox)."""
+def draw_keys(seeds: Sequence[int], worlds: Sequence[int], step: int, count: int) -> Tensor:
+    """(B, count) int64 of 64 random bits: one key for each token of a step, from a counter-based generator (Philox)."""
     keys = zip(seeds, worlds, strict=True)
-    rows = [np.random.Generator(np.random.Philox(key=[*key], counter=[0, step, 0, 0])).random(count) for key in keys]
-    return torch.from_numpy(np.stack(rows))
+    rows = [np.random.Philox(key=[*key], counter=[0, step, 0, 0]).random_raw(count) for key in keys]
+    return torch.from_numpy(np.stack(rows).view(np.int64))
+
+
+def exponentials(keys: Tensor, size: int) -> Tensor:
+    """(..., size) float64 above 0, of the exponential distribution: one for each id under each of the keys (...).
+
+    Each is a hash of its key and its id alone (SplitMix64: Steele et al. 2014, "Fast splittable pseudorandom number generators").
+    """
+    z = keys[..., None] + torch.arange(1, size + 1, device=keys.device) * _STRIDE
+    z = (z ^ _shifted(z, 30)) * _MIX[0]
+    z = (z ^ _shifted(z, 27)) * _MIX[1]
+    z = z ^ _shifted(z, 31)
+    return -((_shifted(z, 12).double() + 0.5) * 2.0**-52).log()
+
+
+_STRIDE, *_MIX = (n - 2**64 for n in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))  # as int64
+
+
+def _shifted(z: Tensor, bits: int) -> Tensor:
+    """int64 shifted to the right as if it had no sign."""
+    return (z >> bits) & ((1 << (64 - bits)) - 1)
 
 
 def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
     """(..., V) float64 that sum to 1, after temperature, top-k, top-p and min-p, in this order; temperature must be above 0."""
-    p = torch.softmax(logits.double() / config.temperature, dim=-1)
-    if config.entropy:
-        nats = entropy(logits)[..., None].clamp(min=1e-3)
-        p = torch.softmax(logits.double() / (config.temperature * SHARPENING ** (config.entropy / nats)).clamp(min=1e-6), dim=-1)
+    p = _tempered(logits, config)
     if 0 < config.top_k < p.shape[-1]:
         p = torch.where(p >= p.topk(config.top_k).values[..., -1:], p, 0.0)
         p = p / p.sum(-1, keepdim=True)
@@ -109,6 +122,15 @@ def probabilities(logits: Tensor, config: SamplingConfig) -> Tensor:
     if config.min_p > 0:
         p = torch.where(p >= config.min_p * p.max(-1, keepdim=True).values, p, 0.0)
     return p / p.sum(-1, keepdim=True)
+
+
+def _tempered(logits: Tensor, config: SamplingConfig) -> Tensor:
+    """(..., V) float64 that sum to 1: all tokens, after the temperature."""
+    temperature: float | Tensor = config.temperature
+    if config.entropy:
+        nats = entropy(logits)[..., None].clamp(min=1e-3)
+        temperature = (temperature * SHARPENING ** (config.entropy / nats)).clamp(min=1e-6)
+    return torch.softmax(logits.double() / temperature, dim=-1)
 
 
 def entropy(logits: Tensor) -> Tensor:
@@ -129,21 +151,50 @@ def _nucleus(p: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, ordered.cumsum(-1) - ordered < top_p)
 
 
-def draw(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> Tensor:
-    """Tokens (...) int64 from logits (..., V) and uniforms (...): the inverse of the cumulative distribution."""
-    return logits.argmax(-1) if config.temperature == 0 else _inverse(probabilities(logits, config), uniforms)
+def draw(logits: Tensor, keys: Tensor, config: SamplingConfig) -> Tensor:
+    """Tokens (...) int64 from logits (..., V) and keys (...).
+
+    Each token arrives after an exponential time at the rate of its probability, and the first of those that the filters keep wins: the
+    Gumbel-max trick (Gumbel 1954; Maddison et al. 2014, arXiv:1411.0030). Under one key two distributions that are close draw the same
+    token but for at most twice their distance: what changes a little changes few draws.
+    """
+    if config.temperature == 0:
+        return logits.argmax(-1)
+    rounds = logits.device.type == "cpu" and not config.top_k and config.top_p >= _EASY
+    p = _tempered(logits, config) if rounds else probabilities(logits, config)
+    times = exponentials(keys, p.shape[-1]) / p
+    return _first_kept(times, p, config).view(keys.shape) if rounds else times.argmin(-1)
 
 
-def draw_with_nats(logits: Tensor, uniforms: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
+_EASY = 0.5
+"""A nucleus that holds most draws: looking whether a winner is in it is quicker than to find it by sorting."""
+
+
+def _first_kept(times: Tensor, p: Tensor, config: SamplingConfig) -> Tensor:
+    """The first to arrive at `times` (..., V) of those that top-p and min-p keep of p (..., V), asked for one after another."""
+    size = p.shape[-1]
+    times, p = times.view(-1, size), p.view(-1, size)
+    drawn, rows = times.argmin(-1), torch.arange(len(p))
+    while True:
+        rows = rows[~_kept(p[rows], drawn[rows], config)]
+        if not len(rows):
+            return drawn
+        times[rows, drawn[rows]] = torch.inf
+        drawn[rows] = times[rows].argmin(-1)
+
+
+def _kept(p: Tensor, ids: Tensor, config: SamplingConfig) -> Tensor:
+    """(n,) bool: whether top-p and min-p keep the ids (n,) of p (n, V)."""
+    own = p.gather(-1, ids[:, None])
+    kept = own >= config.min_p * p.max(-1, keepdim=True).values if config.min_p else torch.ones_like(own, dtype=torch.bool)
+    if config.top_p < 1:
+        ahead = (p > own) | ((p == own) & (torch.arange(p.shape[-1]) < ids[:, None]))
+        kept &= torch.where(ahead, p, 0.0).sum(-1, keepdim=True) < config.top_p
+    return kept.squeeze(-1)
+
+
+def draw_with_nats(logits: Tensor, keys: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
     """`draw`, and how surprising what it drew is to the model itself: nats (...) float64, before any filter."""
+    drawn = draw(logits, keys, config)
     logs = torch.log_softmax(logits.double(), dim=-1)
-    drawn = _inverse(logs.exp(), uniforms) if config.plain else draw(logits, uniforms, config)
     return drawn, -logs.gather(-1, drawn[..., None]).squeeze(-1)
-
-
-def _inverse(p: Tensor, uniforms: Tensor) -> Tensor:
-    cumulative = p.cumsum(-1)
-    total = cumulative[..., -1:]
-    # Rounding may put a draw at the very end: it stays below, so that it falls on the last token that is possible at all.
-    wanted = torch.minimum(uniforms[..., None].to(total) * total, torch.nextafter(total, torch.zeros_like(total)))
-    return torch.searchsorted(cumulative, wanted, right=True).squeeze(-1)
