@@ -9,7 +9,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from conditioning.guidance import GuidanceSchedule, PromptSchedule
 from conditioning.steering import Commands, build_commands
@@ -25,10 +24,9 @@ from worldgpt.decoding import check_order, draft_tokens
 from worldgpt.generate_config import GenerateConfig
 from worldgpt.overlay import draw_overlay, enlarge
 from worldgpt.pipeline import Chunk, WorldGPTPipeline
+from worldgpt.placement import settle_threads
 from worldgpt.sampling import SamplingConfig, SamplingPlan
 
-ONE_THREAD_WORLDS = 8
-"""Up to so many worlds, a token is too little work to share among threads."""
 SHEET_FRAMES, SHEET_COLUMNS = 16, 4
 
 
@@ -37,8 +35,7 @@ def generate(config: GenerateConfig) -> list[Path]:
     pipeline = WorldGPTPipeline.from_pretrained(config.checkpoint)
     if config.decode:
         check_order(pipeline.model.layout, config.decode)
-    if pipeline.model.device.type == "cpu" and len(config.prompt) * config.num_samples <= ONE_THREAD_WORLDS:
-        torch.set_num_threads(1)
+    settle_threads(pipeline.model.device, len(config.prompt) * config.num_samples)
     context = read_context(pipeline, config.context, config.context_frames) if config.context else None
     policy = parse_policy(config.reanchor)
     truth = _true_steps(pipeline, config) if policy.needs_truth or config.actions == "log" else None

@@ -55,6 +55,16 @@ def numbers(dtype: torch.dtype | str | None, device: torch.device, saved: torch.
     return found
 
 
+ONE_THREAD_WORLDS = 8
+"""Up to so many worlds, a token is too little work to share among threads."""
+
+
+def settle_threads(device: torch.device, worlds: int) -> None:
+    """On a CPU, let a program that draws so many worlds at once take one thread where more would only wait for one another."""
+    if device.type == "cpu" and worlds <= ONE_THREAD_WORLDS:
+        torch.set_num_threads(1)
+
+
 @cache
 def draws_in_bf16(device: str) -> bool:
     """Whether pictures are decoded in bf16 on this type of device: off by a fifth of one of 255 levels in the mean, in half of the time

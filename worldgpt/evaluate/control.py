@@ -8,8 +8,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-import torch
-
 from data.dashsim.captions import LOOK_WORDS, TIME_WORDS
 from data.store import EpisodeStore
 from worldgpt.evaluate.control_actions import measure_actions, measure_lateral, measure_path, measure_telemetry
@@ -23,6 +21,7 @@ from worldgpt.evaluate.prompt_cases import PromptCase, cases_of
 from worldgpt.evaluate.read_back import read_drives
 from worldgpt.evaluate.trips import Drawing, Driven, Trip, expected_minutes, run_trips
 from worldgpt.pipeline import WorldGPTPipeline
+from worldgpt.placement import settle_threads
 from worldgpt.sampling import SamplingConfig
 
 
@@ -37,8 +36,7 @@ def evaluate_control(config: ControlConfig) -> dict[str, Any]:
     frames = config.frames
     logged = read_logged(pipeline, store, find_places(store, config.split, context_steps(pipeline) + frames, config.rollouts), frames)
     output = prepare_output(config.output, resume=False, overwrite=config.overwrite)
-    if pipeline.model.device.type == "cpu" and config.batch <= 8:
-        torch.set_num_threads(1)
+    settle_threads(pipeline.model.device, min(config.batch, config.rollouts))
     cases = cases_of(store, config.split, config.heldout_split, config.rollouts, config.seed)
     straight = _straight(pipeline, store, config)
     trips = plan_trips(pipeline, config, logged, straight, cases)

@@ -10,7 +10,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
-import torch
 
 from conditioning.guidance import PromptSchedule
 from conditioning.steering import Commands
@@ -23,6 +22,7 @@ from worldgpt.evaluate.logged import episode_tokens
 from worldgpt.evaluate.networks import ready_networks
 from worldgpt.evaluate.statistics import PER_FRAME, code_divergence, frame_statistics
 from worldgpt.pipeline import Chunk, WorldGPTPipeline
+from worldgpt.placement import settle_threads
 from worldgpt.sampling import SamplingConfig
 
 DIVERGENCE_STEPS = 20
@@ -194,8 +194,7 @@ def evaluate_drift(config: DriftConfig) -> dict[str, Measured]:
     pipeline = WorldGPTPipeline.from_pretrained(config.checkpoint)
     starts = read_starts(pipeline, config)
     output = prepare_output(config.output, resume=False, overwrite=config.overwrite)
-    if pipeline.model.device.type == "cpu" and min(config.batch, len(starts.tokens)) <= 8:
-        torch.set_num_threads(1)  # a token of so few worlds is too little work to share among threads
+    settle_threads(pipeline.model.device, min(config.batch, len(starts.tokens)))
     minutes, count = expected_minutes(pipeline, config, starts), len(starts.tokens)
     print(f"{len(config.policies)} policies x {count} rollouts x {config.horizon} frames: about {minutes:.1f} minutes")
     probes = ready_networks(config.probes, EpisodeStore.open(config.data), pipeline.tokenizer)

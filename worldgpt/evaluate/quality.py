@@ -7,8 +7,6 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, replace
 from typing import Any
 
-import torch
-
 from data.errors import UserError
 from data.store import EpisodeStore
 from worldgpt.evaluate.distances import Networks
@@ -22,6 +20,7 @@ from worldgpt.evaluate.quality_config import QualityConfig
 from worldgpt.evaluate.token_figures import token_figures
 from worldgpt.evaluate.true_windows import count_baselines, read_windows
 from worldgpt.pipeline import WorldGPTPipeline
+from worldgpt.placement import settle_threads
 
 MODEL = "model"
 PROBED = ("probe_frechet_frames", "probe_frechet_clips")
@@ -41,8 +40,7 @@ def evaluate_quality(config: QualityConfig) -> dict[str, Any]:
     places = find_places(store, config.split, pipeline.model.config.context_steps, config.windows)
     networks = Networks.load(config.inception, config.i3d, config.lpips)
     output = prepare_output(config.output, resume=False, overwrite=config.overwrite)
-    if pipeline.model.device.type == "cpu" and config.batch <= 8:
-        torch.set_num_threads(1)
+    settle_threads(pipeline.model.device, min(config.batch, len(starts.tokens)))
     minutes = expected_minutes(pipeline, rolled, starts)
     print(f"{len(places)} windows, {len(starts.tokens)} rollouts of {config.horizon} frames: about {minutes:.1f} minutes")
     own = output / "probes" if config.quick else None
