@@ -28,4 +28,4 @@ step "World model (about 6 minutes)" $out/worldgpt/report.json \
     python scripts/train_worldgpt.py --preset demo --data $out/data --tokenizer $out/tokenizer --output $out/worldgpt
 echo "== Videos (about 1 minute)"
 python scripts/generate.py --checkpoint $out/worldgpt --prompt "rainy night" "sunny day" "snow, heavy traffic" \
-    --frames 100 --guidance 2 --seed 0 --output $out/videos/demo.mp4
+    --frames 100 --guidance 2 --decode draft:32 --seed 0 --output $out/videos/demo.mp4

@@ -130,7 +130,7 @@ def test_nats_through_the_decoder_are_the_models(column_store, column_tokens) ->
     for name, span in model.layout.spans.items():
         assert found.nats[name]["float"] == pytest.approx(float(expected[..., span].mean()), abs=1e-4)
         assert 0 < abs(found.nats[name]["int8"] - found.nats[name]["float"]) < 0.05
-    assert list(found.standings)[:2] == ["raster", "raster, int8"] and {*found.right} == {"draft:4", "draft:8", "draft:16"}
+    assert list(found.standings)[:2] == ["raster", "raster, int8"] and {*found.right} == {"draft:8", "draft:16", "draft:32"}
     assert "nats/token with int8" in found.lines()[0]
 
 

@@ -18,6 +18,7 @@ from data.store import EpisodeStore, write_store
 from worldgpt.config import HistoryConfig, WorldTrainConfig
 from worldgpt.decoder import DecodingStep
 from worldgpt.decoding import check_order, decoded, order_of
+from worldgpt.draft import Draft
 from worldgpt.generate import generate
 from worldgpt.generate_config import GenerateConfig
 from worldgpt.layout import Layout
@@ -121,10 +122,18 @@ def test_a_draft_needs_no_training_but_raster(rows: Path, tmp_path: Path) -> Non
         generate(GenerateConfig(checkpoint=str(rows), decode="draft", frames=1, output=str(tmp_path / "out.mp4")))
 
 
-def test_generate_draws_the_same_with_a_draft(trained: Path, tmp_path: Path) -> None:
-    for name, decode in (("raster", ""), ("draft", "draft:4")):
+def test_generate_draws_the_same_with_a_draft(trained: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asked for or, on a CPU for few worlds, not."""
+    checks: list[int] = []
+    check = Draft.check
+    monkeypatch.setattr(Draft, "check", lambda *args: checks.append(1) or check(*args))
+    for name, decode in (("raster", "raster"), ("draft", "draft:4"), ("unasked", "")):
         generate(GenerateConfig(checkpoint=str(trained), decode=decode, frames=9, output=str(tmp_path / f"{name}.mp4")))
-    assert (tmp_path / "raster.png").read_bytes() == (tmp_path / "draft.png").read_bytes()
+        assert bool(checks) == (name != "raster")
+        checks.clear()
+        assert (tmp_path / "raster.png").read_bytes() == (tmp_path / f"{name}.png").read_bytes()
+    generate(GenerateConfig(checkpoint=str(trained), prompt=("a", "b", "c"), frames=2, output=str(tmp_path / "three.mp4")))
+    assert not checks
 
 
 def test_a_batch_of_rows_equals_its_singles(rows: Path) -> None:

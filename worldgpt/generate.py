@@ -20,7 +20,7 @@ from data.progress import Bar
 from data.video import VideoWriter
 from worldgpt.anchors import parse_policy
 from worldgpt.context import read_context, read_log
-from worldgpt.decoding import check_order, draft_tokens
+from worldgpt.decoding import DRAFT_TOKENS, DRAFT_WORLDS, check_order, draft_tokens
 from worldgpt.generate_config import GenerateConfig
 from worldgpt.overlay import draw_overlay, enlarge
 from worldgpt.pipeline import Chunk, WorldGPTPipeline
@@ -55,11 +55,18 @@ def generate(config: GenerateConfig) -> list[Path]:
         truth=truth,
         window=config.window,
         weights=config.weights,
-        draft=draft_tokens(config.decode),
+        draft=_guesses(pipeline, config),
     )
     paths = output_paths(config)
     write_videos(pipeline, config, chunks, paths)
     return paths
+
+
+def _guesses(pipeline: WorldGPTPipeline, config: GenerateConfig) -> int:
+    """How many are checked in one pass: as asked for, and unasked where that changes no token and is quicker."""
+    few = len(config.prompt) * config.num_samples <= DRAFT_WORLDS
+    unasked = not config.decode and config.weights == "float" and pipeline.model.layout.causal and pipeline.model.device.type == "cpu"
+    return DRAFT_TOKENS if few and unasked else draft_tokens(config.decode)
 
 
 def prompt_schedule(config: GenerateConfig, prompt: str) -> PromptSchedule:

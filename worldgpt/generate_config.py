@@ -60,9 +60,9 @@ class GenerateConfig:
     """Against drift: none; every_n:20 (decode and encode again); on_drift:1.3 (the same when it is needed); real:50 (log replay: true
     frames of the drive given as --context)."""
     decode: str = ""
-    """How many tokens come in one pass: raster, rows, rows:2, diagonal:2, ... A checkpoint knows the one that it was trained for: the
-    default; another is refused. draft or draft:16 is raster with up to 8 or 16 guesses checked in one pass: the same tokens, and on
-    a CPU in less time where much stays from frame to frame."""
+    """How many tokens come in one pass: raster, rows, rows:2, diagonal:2, ... A checkpoint knows the one that it was trained for, another
+    is refused. draft or draft:32 is raster with up to 16 or 32 guesses checked in one pass: the same tokens, sooner. Without a name it
+    is the checkpoint's own order, and on a CPU, for one or two worlds, raster with a draft."""
     weights: Literal["float", "int8"] = "float"
     """'int8' rounds the transformer's matrices to 8 bits: faster on a CPU, and not quite the same drive."""
     window: Literal["ring", "recompute"] = "ring"

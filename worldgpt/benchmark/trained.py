@@ -25,7 +25,7 @@ from worldgpt.windows import Windows, model_batch
 
 TOP_P = 0.95
 """As generate.py draws."""
-DRAFTS = (4, 8, 16)
+DRAFTS = (8, 16, 32)
 
 
 @dataclass(frozen=True)

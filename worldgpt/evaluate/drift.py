@@ -154,6 +154,7 @@ def roll(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Starts, rows: 
         frames,
         context=starts.context[rows],
         commands=[Commands(one, free) for one in actions],
+        action_guidance=config.action_guidance,
         sampling=SamplingConfig(config.temperature, top_p=config.top_p, entropy=config.entropy),
         seed=config.seed,
         worlds=list(range(len(starts.tokens)))[rows],

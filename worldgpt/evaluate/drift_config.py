@@ -20,6 +20,8 @@ class DriftConfig(ProbedConfig):
     """Re-anchoring policies to compare (worldgpt/anchors.py)."""
     entropy: float = 0.0
     """Sharpens the draws where the model is sure, by this strength in nats; 0: all alike."""
+    action_guidance: float = 1.0
+    """Scale of guidance by the true actions; 1: none, above 1 at twice the cost."""
 
     def __post_init__(self) -> None:
         self.expect(horizon=10, rollouts=1)
