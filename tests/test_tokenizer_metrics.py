@@ -66,16 +66,16 @@ def test_masks_measure_their_own_pixels_alone() -> None:
     mask[0, 6:9, 7:12] = True
     made = true.copy()
     made[~mask] = 255 - made[~mask]
-    inside = masked_quality(true, made, mask)
+    inside = masked_quality(true, made, {"it": mask})["it"]
     assert inside is not None
     assert inside.psnr_db == math.inf
     made = true.copy()
     made[mask] ^= 8  # an error of 8 everywhere inside
-    inside = masked_quality(true, made, mask)
+    inside = masked_quality(true, made, {"it": mask})["it"]
     assert inside is not None
     assert inside.psnr_db == pytest.approx(psnr_db(64.0))
-    assert masked_quality(true, made, np.zeros_like(mask)) is None
-    whole = masked_quality(true, pictures(1), np.ones_like(mask))
+    assert masked_quality(true, made, {"it": np.zeros_like(mask)})["it"] is None
+    whole = masked_quality(true, pictures(1), {"it": np.ones_like(mask)})["it"]
     assert whole is not None
     assert whole.ssim == pytest.approx(picture_quality(true, pictures(1)).ssim, abs=1e-6)
 

@@ -106,9 +106,8 @@ def _masks(store: EpisodeStore, held_out: HeldOut, made: np.ndarray) -> dict[str
             return None
         for name, mask in found.items():
             masks.setdefault(name, np.zeros(held_out.frames.shape[:3], bool))[rows] = mask
-    return {name: _inside(held_out.frames, made, mask) for name, mask in masks.items()}
-
-
-def _inside(true: np.ndarray, made: np.ndarray, mask: np.ndarray) -> dict[str, float] | None:
-    quality = masked_quality(true, made, mask)
-    return quality and {"psnr_db": quality.psnr_db, "ssim": quality.ssim, "share_of_pixels": float(mask.mean())}
+    inside = masked_quality(held_out.frames, made, masks)
+    return {
+        name: quality and {"psnr_db": quality.psnr_db, "ssim": quality.ssim, "share_of_pixels": float(masks[name].mean())}
+        for name, quality in inside.items()
+    }
