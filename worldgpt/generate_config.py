@@ -61,8 +61,9 @@ class GenerateConfig:
     frames of the drive given as --context)."""
     decode: str = ""
     """How many tokens come in one pass: raster, rows, rows:2, diagonal:2, ... A checkpoint knows the one that it was trained for, another
-    is refused. draft or draft:32 is raster with up to 16 or 32 guesses checked in one pass: the same tokens, sooner. Without a name it
-    is the checkpoint's own order, and on a CPU, for one or two worlds, raster with a draft."""
+    is refused. draft or draft:32 is raster with up to 16 or 32 guesses checked in one pass: the same tokens, sooner (not quite with
+    int8 weights, which round what is read together). Without a name it is the checkpoint's own order, and on a CPU, for one or two
+    worlds, raster with a draft."""
     weights: Literal["float", "int8"] = "float"
     """'int8' rounds the transformer's matrices to 8 bits: faster on a CPU, and not quite the same drive."""
     window: Literal["ring", "recompute"] = "ring"
