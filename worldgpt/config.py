@@ -125,7 +125,7 @@ def presets() -> dict[str, WorldTrainConfig]:
     What two cores can compute in an hour is best spent on few parameters and many tokens: hence `small` is small.
     """
     return {
-        "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(240, 8, 3e-3, 20, 0.97)),
+        "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(300, 8, 3e-3, 20, 0.97)),
         "small": replace(
             _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(1500, 8, 3e-3, 60, 0.99)),
             history=HistoryConfig(corruption=0.3, anchors=0.15),
