@@ -144,10 +144,22 @@ def test_measured_in_batches_is_measured_at_once(
     assert np.array_equal(found[0].frames, found[1].frames)
 
 
+def test_actions_are_guided_where_that_is_asked(
+    pipeline: WorldGPTPipeline, trained: Path, column_store: EpisodeStore, tmp_path: Path
+) -> None:
+    made = []
+    for scale in (1.0, 1.0, 4.0):
+        config = settings(trained, column_store, tmp_path, action_guidance=scale)
+        made.append(measure_policy(pipeline, config, read_starts(pipeline, config), "none").frames)
+    assert np.array_equal(made[0], made[1]) and not np.array_equal(made[0], made[2])
+
+
 def test_settings_are_checked(trained: Path, column_store: EpisodeStore, tmp_path: Path) -> None:
     for change in ({"horizon": 5}, {"rollouts": 0}, {"batch": 0}):
         with pytest.raises(UserError, match=f"--{next(iter(change))}: expected at least"):
             settings(trained, column_store, tmp_path, **change)
+    with pytest.raises(UserError, match="--action-guidance: expected a finite scale, got nan"):
+        settings(trained, column_store, tmp_path, action_guidance=float("nan"))
     with pytest.raises(UserError, match="--reanchor: expected one of"):
         evaluate_drift(DriftConfig(checkpoint=str(trained), policies=("often",), output=str(tmp_path / "none")))
     assert not (tmp_path / "none").exists()

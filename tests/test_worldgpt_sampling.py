@@ -72,6 +72,11 @@ def test_impossible_tokens_are_never_drawn() -> None:
     assert drawn.unique().tolist() == [1, 3]
 
 
+def test_what_is_no_number_is_not_asked_for_ever() -> None:
+    logits = torch.full((3, 5), math.nan)
+    assert draw(logits, draw_keys([0], [0], 0, 3)[0], SamplingConfig(top_p=0.9, min_p=0.1)).shape == (3,)
+
+
 @pytest.mark.parametrize("shift", [0.0, 0.03, 0.3])
 def test_what_changes_a_little_changes_few_draws(shift: float) -> None:
     """Under the same keys no more draws differ than twice the total variation, among many ids and with a filter too."""

@@ -131,6 +131,15 @@ def test_another_tokenizer_cannot_go_on(train, column_tokens: TokenStore, column
         train_worldgpt(train_config(tmp_path / "run", resume=True), Mixture.of(other), column_tokenizer(column_store), tmp_path / "run")
 
 
+@pytest.mark.parametrize("own", [True, False])
+def test_the_report_tells_its_own_tokenizers_floor(own: bool, train, column_tokens: TokenStore, tmp_path: Path) -> None:
+    """Not that of another one, which may lie in the folder that is named."""
+    floor = {"tokenizer_hash": column_tokens.info.tokenizer_hash if own else "another", "psnr_db": 30.0}
+    (tmp_path / "report.json").write_text(json.dumps(floor))
+    report = json.loads((train("run", tokenizer=str(tmp_path)) / "report.json").read_text())
+    assert report.get("tokenizer") == (floor if own else None)
+
+
 def test_a_training_is_made_again_from_its_own_record(train, column_store: EpisodeStore, column_tokens: TokenStore, tmp_path: Path) -> None:
     """`--from-run` alone gives the settings back, and they give the losses back; `--deterministic` is one of them."""
     first = train("first", loop=replace(LOOP, deterministic=True, precision="auto"))

@@ -145,6 +145,15 @@ class StepDecoder:
             self.hint_out = Product(embedding.hint_out.weight.detach())
         self.at = [stream for stream in self.streams for _ in range(stream.stream.tokens)]
         """(J,): the stream that each token belongs to."""
+        self._indices: dict[tuple[int, int], list[Tensor | None]] = {}
+
+    def indices(self, first: int, last: int) -> list[Tensor | None]:
+        """Arrangement and scattering of a reading (`Layout.reading`) on the model's device: a recording takes nothing from the host."""
+        if (first, last) not in self._indices:
+            reading, device = self.layout.reading(first, last), self.model.device
+            tables = (reading.arrangement, reading.scattered)
+            self._indices[first, last] = [None if table is None else torch.as_tensor(table, device=device) for table in tables]
+        return self._indices[first, last]
 
     def begin(self, by: Tensor, seen: Tensor, prompts: Tensor, cache: RingCache) -> "DecodingStep":
         """The step that `cache` has begun, its positions turned `by`, after `seen` (B, SEEN_STEPS, J; the last one is not looked at) under
@@ -224,19 +233,19 @@ class DecodingStep:
 
     def read(self, tokens: Tensor, first: int, last: int) -> Tensor:
         """Reads the passes first .. last - 1, of those after the prompt's, of the step's tokens (B, J); hidden states (B, n, D) of all."""
-        reading = self.layout.reading(first, last)
+        reading, (arrangement, scattered) = self.layout.reading(first, last), self.decoder.indices(first, last)
         x = self._embedded(tokens, reading.tokens.start, reading.tokens.stop) + self.look
         if self.starts is not None and reading.starts.stop > reading.starts.start:
             x = torch.cat([x, self.starts[:, reading.starts]], dim=1)
-        if reading.arrangement is not None:
-            x = x[:, reading.arrangement]
+        if arrangement is not None:
+            x = x[:, arrangement]
         start, stop = reading.predicted.start, reading.predicted.stop
         if stop > start:  # the step's last tokens predict nothing and have no hints
             hints = self._hints(start, stop)
-            if reading.scattered is None:
+            if scattered is None:
                 x[:, reading.offset : reading.offset + stop - start] += hints
             else:
-                x = x + F.pad(hints, (0, 0, 0, 1))[:, reading.scattered]
+                x = x + F.pad(hints, (0, 0, 0, 1))[:, scattered]
         return self._run(x, self.layout.schedule[first].first)
 
     def _run(self, x: Tensor, first: int) -> Tensor:

@@ -97,9 +97,9 @@ class Reading(NamedTuple):
     """What several passes in a row read and predict."""
 
     tokens: slice
-    """Those read."""
+    """Tokens read."""
     starts: slice
-    """Those read."""
+    """Starts read."""
     arrangement: np.ndarray | None
     """(n,) int64: what stands at each position, counted in the tokens read and then the starts; None where they stand so."""
     predicted: slice
@@ -227,6 +227,11 @@ class Layout:
         return {name: np.concatenate([np.array(wave, np.int64) for wave in parts]) for name, parts in waves.items()}
 
     @cached_property
+    def ranks(self) -> dict[str, np.ndarray]:
+        """{stream: (tokens,) int64 which of its tokens stands at each raster place}: the inverse of `orders`."""
+        return {name: np.argsort(order) for name, order in self.orders.items()}
+
+    @cached_property
     def predictors(self) -> np.ndarray:
         """(J,) int64: the position that predicts each token."""
         return np.concatenate([np.arange(p.stop - p.start) + p.at for p in self.schedule])
@@ -332,7 +337,7 @@ class Layout:
         """
         hints, start = _FRAME_HINTS if stream.kind == "frame" else _CHANNEL_HINTS, self.spans[stream.name].start
         places = np.full((stream.tokens, len(hints)), SEEN_STEPS * self.tokens_per_step, np.int64)
-        tokens = start + np.argsort(self.orders[stream.name])  # of each raster place
+        tokens = start + self.ranks[stream.name]
         comes = np.concatenate([np.full(p.stop - p.start, number) for number, p in enumerate(self.schedule)])
         for at, token in enumerate(tokens.tolist()):
             row, column = divmod(at, stream.columns)
@@ -365,5 +370,5 @@ class Layout:
         """(..., h, w) of one stream from tokens (..., J), NumPy or torch."""
         part = tokens[..., self.spans[stream.name]]
         if self.slope:
-            part = part[..., np.argsort(self.orders[stream.name])]
+            part = part[..., self.ranks[stream.name]]
         return part.reshape(*part.shape[:-1], stream.rows, stream.columns)

@@ -301,16 +301,14 @@ class WorldGPTPipeline:
 
     def retokenize(self, steps: Tensor) -> Tensor:
         """Steps (B, K, J) with their frames decoded and encoded again; a stream of NULL stays."""
-        fresh = steps.clone()
-        for stream in self.model.layout.of_kind("frame"):
-            codes = self.model.layout.unpack(steps, stream)
-            known = (codes < self.model.layout.codebook(stream).null_id).all(-1).all(-1)  # (B, K)
+        fresh, layout = steps.clone(), self.model.layout
+        for stream in layout.of_kind("frame"):
+            codes = layout.unpack(steps, stream)
+            known = (codes < layout.codebook(stream).null_id).all(-1).all(-1)  # (B, K)
             if bool(known.any()):
                 tokenizer = self._need_tokenizer()
                 again = tokenizer.encode(tokenizer.decode(codes[known].to(tokenizer.device)))
-                fresh[..., self.model.layout.spans[stream.name]][known] = again.flatten(1)[:, self.model.layout.orders[stream.name]].to(
-                    fresh
-                )
+                fresh[..., layout.spans[stream.name]][known] = again.flatten(1)[:, layout.orders[stream.name]].to(fresh)
         return fresh
 
     def _truth(self, policy: Policy, truth: np.ndarray | None, worlds: int, frames: int) -> Tensor | None:

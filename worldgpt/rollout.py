@@ -320,8 +320,8 @@ class Rollout:
         """(B, parts, J) int64: the step's randomness, one key for each part that a token can have."""
         layout = self.model.layout
         parts = max(len(codebook.parts) for codebook in layout.codebooks)
-        numbers = draw_keys(self.seeds, self.worlds, self.steps, parts * layout.tokens_per_step)
-        return rearrange(numbers, "b (parts j) -> b parts j", parts=parts).to(self.device)
+        keys = draw_keys(self.seeds, self.worlds, self.steps, parts * layout.tokens_per_step)
+        return rearrange(keys, "b (parts j) -> b parts j", parts=parts).to(self.device)
 
     def _draw(self, hidden: Tensor, token: int, keys: Tensor) -> tuple[Tensor, Tensor]:
         """(B, m) ids drawn for m tokens of one stream, `token` the first, and their nats; from hidden states (branches * B, m, D) and

@@ -186,11 +186,11 @@ def _first_kept(times: Tensor, p: Tensor, config: SamplingConfig) -> Tensor:
 def _kept(p: Tensor, ids: Tensor, config: SamplingConfig) -> Tensor:
     """(n,) bool: whether top-p and min-p keep the ids (n,) of p (n, V)."""
     own = p.gather(-1, ids[:, None])
-    kept = own >= config.min_p * p.max(-1, keepdim=True).values if config.min_p else torch.ones_like(own, dtype=torch.bool)
+    dropped = own < config.min_p * p.max(-1, keepdim=True).values  # so put, what is no number is kept, and asking comes to an end
     if config.top_p < 1:
         ahead = (p > own) | ((p == own) & (torch.arange(p.shape[-1]) < ids[:, None]))
-        kept &= torch.where(ahead, p, 0.0).sum(-1, keepdim=True) < config.top_p
-    return kept.squeeze(-1)
+        dropped |= torch.where(ahead, p, 0.0).sum(-1, keepdim=True) >= config.top_p
+    return ~dropped.squeeze(-1)
 
 
 def draw_with_nats(logits: Tensor, keys: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:

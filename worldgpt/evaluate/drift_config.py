@@ -1,5 +1,6 @@
 """Settings of `scripts/evaluate.py drift`; free of torch, so that `--help` is quick."""
 
+import math
 from dataclasses import dataclass
 
 from data.errors import UserError
@@ -25,5 +26,7 @@ class DriftConfig(ProbedConfig):
 
     def __post_init__(self) -> None:
         self.expect(horizon=10, rollouts=1)
+        if not math.isfinite(self.action_guidance):
+            raise UserError(f"--action-guidance: expected a finite scale, got {self.action_guidance}")
         if not self.policies:
             raise UserError("--policies: expected at least one policy")
