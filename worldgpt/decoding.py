@@ -17,7 +17,8 @@ above, w - 1 to the right among them (diagonal decoding, Ye et al. 2025, arXiv:2
 DRAFT = "draft"
 """Raster order, with guesses checked several at once: draft, or draft:k for at most k guesses a pass. The tokens are raster's."""
 DRAFT_TOKENS, DRAFT_WORLDS = 16, 2
-"""Guesses a pass where no number is given, and up to how many worlds a CPU is quicker with them whatever the model."""
+"""Guesses a pass where no number is given, and up to how many worlds a CPU is quicker with them (about even at
+worst, with two kinds of guidance)."""
 
 
 def draft_tokens(decode: str) -> int:
