@@ -35,7 +35,7 @@ def test_shapes_are_those_that_are_named() -> None:
         "commavq": (24, 1024, 129),
         "mineworld": (20, 1024, 347),
     }
-    assert known["iris"].context == 19 * 17 and known["small"].layout().codebooks[0].parts == (4096,) * 3
+    assert known["iris"].context == 19 * 17 and known["small"].layout().codebooks[0].parts == (256,) * 6
 
 
 def test_the_reference_has_the_same_blocks() -> None:

@@ -58,7 +58,7 @@ def test_filters_equal_the_plain_reference(config: SamplingConfig) -> None:
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_draws_come_as_often_as_they_should(config: SamplingConfig) -> None:
     logits, count = some_logits(), 20_000
-    tokens = draw(logits.expand(count, -1), draw_keys([0], [0], 0, count)[0], config)
+    tokens = draw(logits.expand(count, -1), exponentials(draw_keys([0], [0], 0, count)[0], 9), config)
     seen, p = torch.bincount(tokens, minlength=9), probabilities(logits, config)
     assert (seen[p == 0] == 0).all()
     expected = p[p > 0] * count
@@ -68,13 +68,13 @@ def test_draws_come_as_often_as_they_should(config: SamplingConfig) -> None:
 
 def test_impossible_tokens_are_never_drawn() -> None:
     logits = torch.tensor([-math.inf, 0.0, -math.inf, 9.0, -math.inf])
-    drawn = draw(logits.expand(20_000, -1), draw_keys([0], [0], 0, 20_000)[0], SamplingConfig())
+    drawn = draw(logits.expand(20_000, -1), exponentials(draw_keys([0], [0], 0, 20_000)[0], 5), SamplingConfig())
     assert drawn.unique().tolist() == [1, 3]
 
 
 def test_what_is_no_number_is_not_asked_for_ever() -> None:
     logits = torch.full((3, 5), math.nan)
-    assert draw(logits, draw_keys([0], [0], 0, 3)[0], SamplingConfig(top_p=0.9, min_p=0.1)).shape == (3,)
+    assert draw(logits, exponentials(draw_keys([0], [0], 0, 3)[0], 5), SamplingConfig(top_p=0.9, min_p=0.1)).shape == (3,)
 
 
 @pytest.mark.parametrize("shift", [0.0, 0.03, 0.3])
@@ -82,10 +82,10 @@ def test_what_changes_a_little_changes_few_draws(shift: float) -> None:
     """Under the same keys no more draws differ than twice the total variation, among many ids and with a filter too."""
     logits = torch.randn(4000, 512, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     other = logits + shift * torch.randn(512, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
-    keys = draw_keys([0], [0], 0, 4000)[0]
+    waits = exponentials(draw_keys([0], [0], 0, 4000)[0], 512)
     for config in (SamplingConfig(), SamplingConfig(temperature=0.8, top_p=0.9)):
         distance = (probabilities(logits, config) - probabilities(other, config)).abs().sum(-1).mean() / 2
-        differ = (draw(logits, keys, config) != draw(other, keys, config)).double().mean()
+        differ = (draw(logits, waits, config) != draw(other, waits, config)).double().mean()
         assert differ <= 2 * distance
         assert (differ > 0) == (shift > 0)
 
@@ -93,9 +93,9 @@ def test_what_changes_a_little_changes_few_draws(shift: float) -> None:
 def test_temperature_zero_takes_the_likeliest_whatever_the_seed() -> None:
     logits = some_logits(6)
     for seed in range(3):
-        keys = draw_keys([seed] * 6, range(6), 0, 1)[:, 0]
-        assert torch.equal(draw(logits, keys, SamplingConfig(temperature=0)), logits.argmax(-1))
-    cold = draw(logits, draw_keys([0] * 6, range(6), 0, 1)[:, 0], SamplingConfig(temperature=1e-4))
+        waits = exponentials(draw_keys([seed] * 6, range(6), 0, 1)[:, 0], 9)
+        assert torch.equal(draw(logits, waits, SamplingConfig(temperature=0)), logits.argmax(-1))
+    cold = draw(logits, exponentials(draw_keys([0] * 6, range(6), 0, 1)[:, 0], 9), SamplingConfig(temperature=1e-4))
     assert torch.equal(cold, logits.argmax(-1))
 
 
@@ -180,7 +180,7 @@ def test_the_nucleus_is_found_without_sorting_all(top_p: float) -> None:
 @pytest.mark.parametrize("config", [SamplingConfig(), SamplingConfig(temperature=0.7, top_p=0.8), SamplingConfig(temperature=0)])
 def test_a_draw_with_its_nats_is_a_draw_and_its_nats(config: SamplingConfig) -> None:
     logits = torch.randn(200, 64, generator=torch.Generator().manual_seed(0))
-    keys = draw_keys([0], [0], 0, 200)[0]
-    tokens, nats = draw_with_nats(logits, keys, config)
-    assert torch.equal(tokens, draw(logits, keys, config))
+    waits = exponentials(draw_keys([0], [0], 0, 200)[0], 64)
+    tokens, nats = draw_with_nats(logits, waits, config)
+    assert torch.equal(tokens, draw(logits, waits, config))
     torch.testing.assert_close(nats, F.cross_entropy(logits.double(), tokens, reduction="none"))

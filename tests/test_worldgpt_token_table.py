@@ -1,9 +1,15 @@
 """Vectors of a codebook: what starts alike and unlike, that they serve both ends, and what a bin shares with its neighbours."""
 
+from math import prod
+
+import pytest
 import torch
 from torch.nn import functional as F
 from vector_quantize_pytorch import FSQ
 
+from data.errors import UserError
+from tokenizer.config import WHOLE
+from worldgpt.layout import Codebook, Layout
 from worldgpt.token_table import SplitTable, TokenTable, token_table
 
 
@@ -81,12 +87,25 @@ def test_vectors_are_kept_until_a_weight_changes() -> None:
 
 
 def test_large_codebooks_are_told_in_parts() -> None:
-    assert isinstance(token_table(4096, 8, 16, (4,) * 6), TokenTable)
-    assert isinstance(token_table(50_000, 8, 16), TokenTable)  # ids without digits cannot be told in parts
-    one = token_table(4**12, 8, 16, (4,) * 12)
-    assert isinstance(one, SplitTable) and one.sizes == (4096, 4096)
-    three = token_table(4**18, 8, 16, (4,) * 18)
-    assert isinstance(three, SplitTable) and three.sizes == (4096, 4096, 4096)
+    def codebook(levels: tuple[int, ...], most: int = WHOLE) -> Codebook:
+        return Codebook("frame", prod(levels), levels, most)
+
+    assert isinstance(token_table(codebook((4,) * 6), 8, 16), TokenTable)
+    assert isinstance(token_table(Codebook("frame", 50_000), 8, 16), TokenTable)  # ids without digits cannot be told in parts
+    for levels, most, sizes in (((4,) * 12, WHOLE, (4096,) * 2), ((4,) * 18, WHOLE, (4096,) * 3), ((4,) * 6, 16, (16,) * 3)):
+        one = token_table(codebook(levels, most), 8, 16)
+        assert isinstance(one, SplitTable) and one.sizes == sizes == codebook(levels, most).parts
+    for most in (1, 2 * WHOLE):
+        with pytest.raises(UserError, match=f"parts of 2 to {WHOLE} ids, got {most}"):
+            codebook((4,) * 6, most)
+
+
+def test_a_layout_keeps_how_codes_are_told() -> None:
+    layout = Layout.build({"front": (2, 2)}, 4**6, (), (), 1, (4,) * 6, 64)
+    assert layout.codebooks[0].parts == (64, 64) and Layout.from_dict(layout.to_dict()) == layout
+    older = layout.to_dict()
+    older["codebooks"] = [{name: value for name, value in book.items() if name != "most"} for book in older["codebooks"]]
+    assert Layout.from_dict(older).codebooks[0].parts == (4096,)  # checkpoints from before it could be chosen
 
 
 @torch.no_grad()

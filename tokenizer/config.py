@@ -12,16 +12,18 @@ WHOLE = 2**14
 """Ids that one embedding and one softmax can hold; of more, a code is told in parts."""
 
 
-def code_parts(levels: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
-    """The levels of the parts that a code of such `levels` is told in: as few as hold no more ids than WHOLE each, as alike as can be.
+def code_parts(levels: tuple[int, ...], most: int = WHOLE) -> tuple[tuple[int, ...], ...]:
+    """The levels of the parts that a code of such `levels` is told in: as few as hold no more ids than `most` each, as alike as can be.
 
     >>> [len(part) for part in code_parts((4,) * 15)]
     [5, 5, 5]
+    >>> [len(part) for part in code_parts((4,) * 18, 256)]
+    [4, 4, 3, 4, 3]
     """
     for count in range(1, len(levels)):
         ends = [-(-len(levels) * part // count) for part in range(count + 1)]
         parts = tuple(levels[start:end] for start, end in pairwise(ends))
-        if max(map(prod, parts)) <= WHOLE:
+        if max(map(prod, parts)) <= most:
             return parts
     return tuple((level,) for level in levels)
 
@@ -155,7 +157,7 @@ def presets() -> dict[str, TokenizerTrainConfig]:
     return {
         "demo": TokenizerTrainConfig(tokenizer=TokenizerConfig(levels=(4, 4, 4, 4)), loop=demo),
         "small": TokenizerTrainConfig(
-            tokenizer=TokenizerConfig(encoder_depth=2, decoder_depth=3, levels=(4,) * 18), losses=LossConfig(hard=16.0), loop=small
+            tokenizer=TokenizerConfig(encoder_depth=2, decoder_depth=3, levels=(4,) * 24), losses=LossConfig(hard=16.0), loop=small
         ),
         "base": TokenizerTrainConfig(tokenizer=base, loop=big),
         "large": TokenizerTrainConfig(tokenizer=base, loop=big),

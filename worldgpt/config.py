@@ -6,6 +6,7 @@ from typing import Literal
 from conditioning.guidance import DropoutConfig
 from conditioning.text_config import TextConfig, WordingConfig
 from data.errors import UserError
+from tokenizer.config import WHOLE
 from tokenizer.loop_config import LoopConfig
 
 
@@ -25,10 +26,15 @@ class ModelConfig:
     """Hidden width of the SwiGLU."""
     context_steps: int = 16
     """Steps in the window, the one being predicted included."""
+    part_ids: int = WHOLE
+    """A code of more ids, whose digits they are, is told in parts of no more than this many. Small parts train faster on a CPU; each is one
+    draw more."""
 
     def __post_init__(self) -> None:
         if self.width % self.heads or self.width // self.heads % 8:
             raise UserError(f"model.heads: expected width / heads to be divisible by 8, got {self.width} / {self.heads}")
+        if not 2 <= self.part_ids <= WHOLE:
+            raise UserError(f"model.part_ids: expected 2 to {WHOLE}, got {self.part_ids}")
         if self.context_steps < 2:
             raise UserError(f"model.context_steps: expected at least 2, got {self.context_steps}")
 
@@ -127,7 +133,9 @@ def presets() -> dict[str, WorldTrainConfig]:
     return {
         "demo": _preset(ModelConfig(width=256, layers=4, heads=2, mlp_width=704, context_steps=5), _loop(300, 8, 3e-3, 20, 0.97)),
         "small": replace(
-            _preset(ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6), _loop(1500, 8, 3e-3, 60, 0.99)),
+            _preset(
+                ModelConfig(width=256, layers=6, heads=2, mlp_width=704, context_steps=6, part_ids=256), _loop(1500, 8, 3e-3, 60, 0.99)
+            ),
             history=HistoryConfig(corruption=0.3, anchors=0.15),
         ),
         "base": _preset(

@@ -35,22 +35,21 @@ class PreparedTable:
     def __init__(self, table: TokenTable | SplitTable, token_in: Tensor) -> None:
         """`token_in` (D, C) brings a vector to the model's width."""
         self.table = table
-        self.parts = [table] if isinstance(table, TokenTable) else cast(list[TokenTable], list(table.parts))
-        self.vectors = [part.vectors().detach() for part in self.parts]
+        parts = [table] if isinstance(table, TokenTable) else cast(list[TokenTable], list(table.parts))
+        self.vectors = [part.vectors().detach() for part in parts]
         self.rows = [vectors @ token_in.detach().t() for vectors in self.vectors]  # (V + 1, D) of each part
-        self.out = [Product(part.out.weight.detach() * vectors.shape[1] ** 0.5) for part, vectors in self._pairs()]
-        self.ids = [Product(vectors[:-1], part.bias.detach()) for part, vectors in self._pairs()]
-        self.steps = [] if isinstance(table, TokenTable) else [self._step(table, part) for part in range(len(table.meet))]
-
-    def _step(self, table: SplitTable, part: int) -> tuple[Product, list[Tensor], Product]:
-        """From a part to the next: a product of the hidden state, what each part told so far adds (V + 1, D), and a product of the sum."""
-        meet, refine = cast(Tensor, table.meet[part].weight).detach(), cast(Tensor, table.refine[part].weight).detach()
-        width = len(refine)
-        told = [vectors @ meet[:, width:].t() for vectors in self.vectors[: part + 1]]
-        return Product(meet[:, :width]), told, Product(refine)
-
-    def _pairs(self) -> list[tuple[TokenTable, Tensor]]:
-        return list(zip(self.parts, self.vectors, strict=True))
+        self.ids = [Product(vectors[:-1], part.bias.detach()) for part, vectors in zip(parts, self.vectors, strict=True)]
+        outs = [part.out.weight.detach() * vectors.shape[1] ** 0.5 for part, vectors in zip(parts, self.vectors, strict=True)]
+        meets = [] if isinstance(table, TokenTable) else [cast(Tensor, meet.weight).detach() for meet in table.meet]
+        refines = [] if isinstance(table, TokenTable) else [cast(Tensor, refine.weight).detach() for refine in table.refine]
+        self.width, self.code_width = outs[0].shape[1], outs[0].shape[0]
+        self.seen = Product(torch.cat([*outs, *(meet[:, : self.width] for meet in meets)]))
+        """All that a hidden state says to any part: C numbers of each part's own, then D of each meeting with those told before."""
+        self.told = [
+            vectors @ torch.cat([meet[:, self.width :] for meet in meets[part:]]).t() for part, vectors in enumerate(self.vectors[:-1])
+        ]
+        """(V + 1, n * D) of each part but the last: what it says to the n meetings after it."""
+        self.refined = [Product(out @ refine) for out, refine in zip(outs[1:], refines, strict=True)]
 
     def vector(self, ids: Tensor) -> Tensor:
         """(...) -> (..., C)."""
@@ -60,13 +59,30 @@ class PreparedTable:
         """(...) -> (..., D)."""
         return _sum(self.rows, self.table.split(ids))
 
-    def logits(self, hidden: Tensor, told: Sequence[Tensor]) -> Tensor:
-        """Hidden states (N, D) -> logits (N, V) of the next part, once those before it (N,) are `told`."""
-        part = len(told)
+
+class Telling:
+    """N tokens of a stream on their way from the hidden states (N, D) that predict them: part after part."""
+
+    def __init__(self, table: PreparedTable, hidden: Tensor) -> None:
+        self.table, self.parts = table, len(table.ids)
+        known = self.parts * table.code_width
+        self._known, self._met = table.seen(hidden).tensor_split((known,), dim=1)
+        self._told = 0
+
+    def logits(self) -> Tensor:
+        """(N, V) of the next part."""
+        table, part = self.table, self._told
+        known = self._known[:, part * table.code_width : (part + 1) * table.code_width]
         if part:
-            meet, rows, refine = self.steps[part - 1]
-            hidden = refine.onto(hidden, F.silu(meet.onto(_sum(rows, told), hidden)))
-        return self.ids[part](self.out[part](hidden))
+            met = self._met[:, (part - 1) * table.width : part * table.width]
+            known = table.refined[part - 1].onto(known, F.silu(met))
+        return table.ids[part](known)
+
+    def tell(self, ids: Tensor) -> None:
+        """The next part is `ids` (N,)."""
+        if self._told < self.parts - 1:
+            self._met[:, self._told * self.table.width :] += F.embedding(ids, self.table.told[self._told])
+        self._told += 1
 
 
 def _rows(product: Product, x: Tensor) -> Tensor:
@@ -160,9 +176,9 @@ class StepDecoder:
         prompts (B, P, D_text)."""
         return DecodingStep(self, by, seen, prompts, cache)
 
-    def logits(self, hidden: Tensor, token: int, told: Sequence[Tensor]) -> Tensor:
-        """As `WorldGPT.logits`: (N, V) for a token of the stream of token `token`, from the hidden states (N, D) that predict it."""
-        return self.at[token].table.logits(hidden, told)
+    def telling(self, hidden: Tensor, token: int) -> Telling:
+        """What `WorldGPT.logits` says, part by part, of tokens of the stream of token `token`; from hidden states (N, D) before them."""
+        return Telling(self.at[token].table, hidden)
 
     def extend(self, x: Tensor, by: Tensor, cache: RingCache) -> Tensor:
         """As `WorldGPT.extend`, without saying that the positions are filled: (B, n, D) -> (B, n, D), by (1, 1, n, d / 2) complex."""

@@ -35,7 +35,7 @@ class StepEmbedding(nn.Module):
     def __init__(self, layout: Layout, text_width: int, code_width: int, width: int) -> None:
         super().__init__()
         self.layout, self.width = layout, width
-        self.tables = nn.ModuleDict({c.name: token_table(c.size, code_width, width, c.levels) for c in layout.codebooks})
+        self.tables = nn.ModuleDict({c.name: token_table(c, code_width, width) for c in layout.codebooks})
         self.prompt_in = nn.Linear(text_width, width, bias=False)
         self.look_in = nn.Linear(text_width, width, bias=False)
         self.token_in = nn.ModuleDict({c.name: nn.Linear(code_width, width, bias=False) for c in layout.codebooks})

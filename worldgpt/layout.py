@@ -29,7 +29,7 @@ import numpy as np
 
 from data.episode import ChannelSpec
 from data.errors import UserError
-from tokenizer.config import code_parts
+from tokenizer.config import WHOLE, code_parts
 
 Kind = Literal["frame", "telemetry", "action"]
 
@@ -53,10 +53,14 @@ class Codebook:
     levels: tuple[int, ...] = ()
     """Where ids are numbers with ordered digits: the levels of each, the fastest first; a channel's bins are one digit. () where an id
     says nothing of its neighbours."""
+    most: int = WHOLE
+    """An id with digits is told in parts that hold no more ids than this."""
 
     def __post_init__(self) -> None:
         if self.levels and (min(self.levels) < 1 or prod(self.levels) != self.size):
             raise UserError(f"codebook {self.name!r:.80}: expected levels whose product is its size {self.size}, got {self.levels!s:.80}")
+        if not 2 <= self.most <= WHOLE:
+            raise UserError(f"codebook {self.name!r:.80}: expected parts of 2 to {WHOLE} ids, got {self.most}")
 
     @property
     def null_id(self) -> int:
@@ -65,7 +69,12 @@ class Codebook:
     @property
     def parts(self) -> tuple[int, ...]:
         """Numbers of ids of the parts that an id is told in, the fastest first; their product is `size`."""
-        return tuple(prod(part) for part in code_parts(self.levels)) if self.levels else (self.size,)
+        return tuple(map(prod, self.part_levels)) if self.levels else (self.size,)
+
+    @property
+    def part_levels(self) -> tuple[tuple[int, ...], ...]:
+        """Levels of each part's digits; one part without any where an id has none."""
+        return code_parts(self.levels, self.most) if self.levels else ((),)
 
 
 @dataclass(frozen=True)
@@ -135,8 +144,10 @@ class Layout:
         actions: tuple[ChannelSpec, ...],
         prompt_tokens: int,
         levels: tuple[int, ...] = (),
+        most: int = WHOLE,
     ) -> "Layout":
-        """Layout of cameras {name: (h, w)} that share one codebook (of such `levels`), and of channels with a codebook each.
+        """Layout of cameras {name: (h, w)} that share one codebook (of such `levels`, told in parts of at most `most` ids), and of
+        channels with a codebook each.
 
         >>> speed = ChannelSpec("speed_mps", "m/s", 0.0, 40.0)
         >>> layout = Layout.build({"front": (8, 16)}, 256, (speed,), (), prompt_tokens=4)
@@ -147,12 +158,12 @@ class Layout:
         streams += [Stream(f"telemetry/{c.name}", "telemetry", c.name) for c in telemetry]
         streams += [Stream(f"action/{c.name}", "action", c.name) for c in actions]
         channels = [Codebook(c.name, c.bins, (c.bins,)) for c in (*telemetry, *actions)]
-        return cls(prompt_tokens, tuple(streams), (Codebook("frame", codebook_size, levels), *channels))
+        return cls(prompt_tokens, tuple(streams), (Codebook("frame", codebook_size, levels, most), *channels))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> "Layout":
         streams = tuple(Stream(**s) for s in values["streams"])
-        codebooks = tuple(Codebook(c["name"], c["size"], tuple(c["levels"])) for c in values["codebooks"])
+        codebooks = tuple(Codebook(c["name"], c["size"], tuple(c["levels"]), c.get("most", WHOLE)) for c in values["codebooks"])
         return cls(values["prompt_tokens"], streams, codebooks, values.get("together", 1), values.get("slope", 0))
 
     def to_dict(self) -> dict[str, Any]:

@@ -24,7 +24,7 @@ from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
 from worldgpt.product import Weights
 from worldgpt.recording import Recording
-from worldgpt.sampling import SamplingPlan, draw_keys, draw_with_nats
+from worldgpt.sampling import SamplingPlan, draw_keys, draw_with_nats, exponentials
 
 FREE = -1
 """Stands in a table of forced tokens where the model decides."""
@@ -327,11 +327,14 @@ class Rollout:
         """(B, m) ids drawn for m tokens of one stream, `token` the first, and their nats; from hidden states (branches * B, m, D) and
         keys (B, parts, m)."""
         stream, told, count = self.decoder.at[token], [], hidden.shape[1]
-        sampling, rows = self.config.sampling.of(stream.stream), hidden.flatten(0, 1)
+        sampling, telling = self.config.sampling.of(stream.stream), self.decoder.telling(hidden.flatten(0, 1), token)
         nats = torch.zeros(len(keys) * count, dtype=torch.float64, device=self.device)
-        for part in range(len(stream.table.parts)):
-            logits = self._guided(self.decoder.logits(rows, token, [ids.repeat(len(self.branches)) for ids in told]), token, count)
-            drawn, surprise = draw_with_nats(logits, keys[:, part].flatten(), sampling)
+        sizes = stream.table.table.sizes
+        waits = exponentials(keys[:, : len(sizes)], max(sizes))  # (B, parts, m, V): of all parts at once
+        for part, size in enumerate(sizes):
+            logits = self._guided(telling.logits(), token, count)
+            drawn, surprise = draw_with_nats(logits, waits[:, part, :, :size].flatten(0, 1), sampling)
+            telling.tell(drawn.repeat(len(self.branches)))
             told.append(drawn)
             nats = nats + surprise
         return stream.table.table.join(told).view(-1, count), nats.view(-1, count)

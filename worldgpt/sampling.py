@@ -151,8 +151,8 @@ def _nucleus(p: Tensor, top_p: float) -> Tensor:
     return torch.zeros_like(p, dtype=torch.bool).scatter(-1, order, ordered.cumsum(-1) - ordered < top_p)
 
 
-def draw(logits: Tensor, keys: Tensor, config: SamplingConfig) -> Tensor:
-    """Tokens (...) int64 from logits (..., V) and keys (...).
+def draw(logits: Tensor, waits: Tensor, config: SamplingConfig) -> Tensor:
+    """Tokens (...) int64 from logits (..., V) and the `exponentials` (..., V) of their keys.
 
     Each token arrives after an exponential time at the rate of its probability, and the first of those that the filters keep wins: the
     Gumbel-max trick (Gumbel 1954; Maddison et al. 2014, arXiv:1411.0030). Under one key two distributions that are close draw the same
@@ -162,8 +162,8 @@ def draw(logits: Tensor, keys: Tensor, config: SamplingConfig) -> Tensor:
         return logits.argmax(-1)
     rounds = logits.device.type == "cpu" and not config.top_k and config.top_p >= _EASY
     p = _tempered(logits, config) if rounds else probabilities(logits, config)
-    times = exponentials(keys, p.shape[-1]) / p
-    return _first_kept(times, p, config).view(keys.shape) if rounds else times.argmin(-1)
+    times = waits / p
+    return _first_kept(times, p, config).view(logits.shape[:-1]) if rounds else times.argmin(-1)
 
 
 _EASY = 0.5
@@ -193,8 +193,8 @@ def _kept(p: Tensor, ids: Tensor, config: SamplingConfig) -> Tensor:
     return ~dropped.squeeze(-1)
 
 
-def draw_with_nats(logits: Tensor, keys: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
+def draw_with_nats(logits: Tensor, waits: Tensor, config: SamplingConfig) -> tuple[Tensor, Tensor]:
     """`draw`, and how surprising what it drew is to the model itself: nats (...) float64, before any filter."""
-    drawn = draw(logits, keys, config)
+    drawn = draw(logits, waits, config)
     logs = torch.log_softmax(logits.double(), dim=-1)
     return drawn, -logs.gather(-1, drawn[..., None]).squeeze(-1)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from tokenizer.config import code_parts
+from worldgpt.layout import Codebook
 
 CHUNK = 1 << 24
 """Logits that training holds at once (64 MiB); of more, those of a chunk are worked out again for the backward pass (worldgpt/loss.py)."""
@@ -128,7 +128,8 @@ class SplitTable(nn.Module):
     def logits(self, hidden: Tensor, told: Sequence[Tensor] = ()) -> Tensor:
         """Hidden states (..., D) -> logits (..., V) of the next part, once those before it (...) are `told`."""
         if told:
-            met = self.meet[len(told) - 1](torch.cat([hidden, self._sum(told)], dim=-1))
+            ours, theirs = cast(Tensor, self.meet[len(told) - 1].weight).tensor_split((hidden.shape[-1],), dim=1)
+            met = F.linear(hidden, ours) + F.linear(self._sum(told), theirs)
             hidden = hidden + self.refine[len(told) - 1](F.silu(met))
         return cast(TokenTable, self.parts[len(told)]).logits(hidden)
 
@@ -153,7 +154,7 @@ class SplitTable(nn.Module):
         return tuple(cast(TokenTable, part).size for part in self.parts)
 
 
-def token_table(size: int, code_width: int, width: int, levels: tuple[int, ...] = ()) -> TokenTable | SplitTable:
-    """The table that a codebook of this size needs."""
-    parts = code_parts(levels) if levels else ()
-    return SplitTable(code_width, width, parts) if len(parts) > 1 else TokenTable(size, code_width, width, levels)
+def token_table(codebook: Codebook, code_width: int, width: int) -> TokenTable | SplitTable:
+    """The table that a codebook needs."""
+    parts = codebook.part_levels
+    return SplitTable(code_width, width, parts) if len(parts) > 1 else TokenTable(codebook.size, code_width, width, codebook.levels)

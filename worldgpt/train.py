@@ -118,7 +118,9 @@ def build_model(config: WorldTrainConfig, mixture: Mixture, source: WorldGPT | N
     text, proto = fitted or fit_text_encoder(captions, config.text)
     words = WordCounts.of(captions, source.caption_words if source is not None else None)
     channels, codes = (mixture.telemetry, mixture.actions), (mixture.codebook_size, mixture.codebook_levels)
-    layout = decoded(Layout.build(mixture.grids, codes[0], *channels, text.prompt_tokens, codes[1]), config.finetune_decode)
+    layout = decoded(
+        Layout.build(mixture.grids, codes[0], *channels, text.prompt_tokens, codes[1], config.model.part_ids), config.finetune_decode
+    )
     model_config = WorldGPTConfig(
         model=asdict(config.model),
         layout=layout.to_dict(),

@@ -52,7 +52,7 @@ class Shape:
         return tuple(ChannelSpec(f"channel{i}_norm", "norm", -1.0, 1.0, bins=256) for i in range(self.channels))
 
     def layout(self) -> Layout:
-        return Layout.build({"front": self.grid}, self.codes, (), self.actions, self.prompt_tokens, self.levels)
+        return Layout.build({"front": self.grid}, self.codes, (), self.actions, self.prompt_tokens, self.levels, self.model.part_ids)
 
 
 def _published(layers: int, width: int, heads: int, steps: int) -> ModelConfig:

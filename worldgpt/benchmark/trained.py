@@ -102,11 +102,11 @@ def decoder_nats(model: WorldGPT, held: _Held, weights: Weights) -> dict[str, fl
 
 
 def _token_nats(decoder: StepDecoder, hidden: Tensor, tokens: Tensor, first: int) -> Tensor:
-    table, told = decoder.at[first].table.table, list[Tensor]()
+    table, telling = decoder.at[first].table.table, decoder.telling(hidden, first)
     total = torch.zeros(len(tokens))
     for part, size in zip(table.split(tokens), table.sizes, strict=True):
-        total = total + F.cross_entropy(decoder.logits(hidden, first, told).float(), part, ignore_index=size, reduction="none")
-        told.append(part)
+        total = total + F.cross_entropy(telling.logits().float(), part, ignore_index=size, reduction="none")
+        telling.tell(part)
     return total
 
 
