@@ -219,6 +219,24 @@ def test_neighbours_differ_in_one_digit_by_one_level() -> None:
         corrupt(windows, plain, HistoryConfig(kind="neighbour"), NONE, np.random.default_rng(0))
 
 
+def test_noise_moves_each_digit_by_itself_and_leaves_the_rest() -> None:
+    layout = Layout.build({"front": (4, 4)}, 60, (), (), 1, levels=(3, 4, 5))
+    windows = Windows(random_tokens(layout, 400, 3).numpy(), [["rain"] * 3] * 400, random_tokens(layout, 400, 2, seed=1).numpy(), anchors=1)
+    windows.tokens[:, :, 3] = layout.null_tokens[3]
+    given = corrupt(windows, layout, HistoryConfig(corruption=0.0, digit_noise=0.5), NONE, np.random.default_rng(0)).tokens
+    assert (given[:, 0] == windows.tokens[:, 0]).all() and (given[:, :, 3] == windows.tokens[:, :, 3]).all()
+    there = np.delete(np.arange(16), 3)
+    digits = [np.stack([t % 3, t // 3 % 4, t // 12])[:, :, 1:, there] for t in (windows.tokens, given)]
+    moved = np.abs(digits[0] - digits[1])
+    assert set(np.unique(moved)) == {0, 1}
+    assert moved.mean((1, 2, 3)) == pytest.approx([0.25] * 3, abs=0.02)
+    shares = moved.mean((0, 2, 3))  # of each window, even from 0 to a half
+    assert np.quantile(shares, [0.05, 0.5, 0.95]) == pytest.approx([0.025, 0.25, 0.475], abs=0.05)
+    with pytest.raises(UserError, match=r"history\.digit_noise needs codes with digits"):
+        plain = Layout.build({"front": (4, 4)}, 60, (), (), 1)
+        corrupt(windows, plain, HistoryConfig(digit_noise=0.1), NONE, np.random.default_rng(0))
+
+
 def test_own_draws_are_only_marked(layout: Layout) -> None:
     windows, frames = many(layout), layout.span_of_kind("frame")
     given = corrupt(windows, layout, HistoryConfig(corruption=0.4, kind="own"), NONE, np.random.default_rng(1))

@@ -48,6 +48,9 @@ class HistoryConfig:
     kind: Literal["uniform", "neighbour", "own"] = "uniform"
     """What stands there instead: 'uniform' a code from elsewhere in the batch, 'neighbour' one that differs in one digit by one level,
     'own' what the model itself draws there from the true past."""
+    digit_noise: float = 0.0
+    """Largest share of the digits of all frame codes moved by one level, as if the pictures were slightly off; each window draws its share
+    from 0 to this."""
     recency: float = 0.0
     """How much more of it recent steps get: 0 all alike, 1 from none at the window's first step to twice as much at the last."""
     self_rollout: float = 0.0
@@ -62,7 +65,7 @@ class HistoryConfig:
     """Steps that an anchor lies away at most."""
 
     def __post_init__(self) -> None:
-        for name in ("corruption", "recency", "self_rollout", "anchors", "future"):
+        for name in ("corruption", "digit_noise", "recency", "self_rollout", "anchors", "future"):
             if not 0 <= getattr(self, name) <= 1:
                 raise UserError(f"history.{name}: expected 0 to 1, got {getattr(self, name)}")
         for name in ("self_rollout_passes", "reach"):

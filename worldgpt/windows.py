@@ -16,7 +16,7 @@ from conditioning.guidance import DropoutConfig
 from data.episode import ChannelSpec
 from data.errors import UserError
 from worldgpt.config import HistoryConfig
-from worldgpt.layout import SEEN_STEPS, Layout
+from worldgpt.layout import SEEN_STEPS, Layout, Stream
 from worldgpt.mixture import Mixture
 from worldgpt.token_store import TokenStore, drive_of, window_captions
 
@@ -183,6 +183,8 @@ def corrupt(windows: Windows, layout: Layout, history: HistoryConfig, dropout: D
     else:
         other = _others(steps, layout, rng) if history.kind == "uniform" else _neighbours(steps, layout, rng)
         steps = np.where(chosen, other, steps)
+    if history.digit_noise:
+        steps = np.where(_changeable(steps, layout, windows.anchors), _blurred(steps, layout, history.digit_noise, rng), steps)
     if rng.random() < history.self_rollout:
         own = np.zeros_like(steps[:, PAST_STEPS:], bool)
         own[:, windows.anchors + 1 :, span] = True
@@ -202,8 +204,15 @@ def _exchanged(steps: np.ndarray, layout: Layout, history: HistoryConfig, anchor
     share = rng.random((shape[0], 1, 1)) * history.corruption * (1 + history.recency * newer)[:, None]
     chosen = np.zeros(shape, bool)
     chosen[..., span] = rng.random(steps[..., span].shape) < share
-    chosen[:, PAST_STEPS : PAST_STEPS + anchors] = False
-    return chosen & (steps != layout.null_tokens)
+    return chosen & _changeable(steps, layout, anchors)
+
+
+def _changeable(steps: np.ndarray, layout: Layout, anchors: int) -> np.ndarray:
+    """(B, PAST_STEPS + T, J) bool: the frame codes that are there and belong to no anchor."""
+    frames = np.zeros(steps.shape, bool)
+    frames[..., layout.span_of_kind("frame")] = True
+    frames[:, PAST_STEPS : PAST_STEPS + anchors] = False
+    return frames & (steps != layout.null_tokens)
 
 
 def _others(steps: np.ndarray, layout: Layout, rng: np.random.Generator) -> np.ndarray:
@@ -217,15 +226,33 @@ def _neighbours(steps: np.ndarray, layout: Layout, rng: np.random.Generator) -> 
     """Each frame code with one of its digits moved one level up or down. UserError where codes have no digits."""
     others = steps.copy()
     for stream in layout.of_kind("frame"):
-        span, levels = layout.spans[stream.name], np.array(layout.codebook(stream).levels)
-        if not len(levels):
-            raise UserError("history kind 'neighbour' needs codes with digits (FSQ); take 'uniform' or 'own'")
-        worth = np.concatenate([[1], np.cumprod(levels)[:-1]])
+        span, (levels, worth) = layout.spans[stream.name], _digits(layout, stream, "history kind 'neighbour'")
         digit = rng.integers(len(levels), size=others[..., span].shape)
         value = others[..., span] // worth[digit] % levels[digit]
         up = (rng.random(digit.shape) < 0.5) & (value < levels[digit] - 1) | (value == 0)
         others[..., span] += np.where(up, 1, -1) * worth[digit]
     return others
+
+
+def _blurred(steps: np.ndarray, layout: Layout, most: float, rng: np.random.Generator) -> np.ndarray:
+    """Each digit of each frame code moved one level up or down with a chance of its window's own, 0 to `most`: what noise on a latent
+    picture is for codes (GameNGen, Valevski et al. 2024, arXiv:2408.14837, section 3.2.1). UserError where codes have no digits."""
+    others, chances = steps.copy(), rng.random((len(steps), 1, 1, 1)) * most
+    for stream in layout.of_kind("frame"):
+        span, (levels, worth) = layout.spans[stream.name], _digits(layout, stream, "history.digit_noise")
+        values = steps[..., span, None] // worth % levels
+        moved, up = rng.random(values.shape) < chances, rng.random(values.shape) < 0.5
+        up = (up & (values < levels - 1)) | (values == 0)
+        others[..., span] += (moved * np.where(up, 1, -1) * worth).sum(-1)
+    return others
+
+
+def _digits(layout: Layout, stream: Stream, asked_by: str) -> tuple[np.ndarray, np.ndarray]:
+    """Levels of each digit of a stream's codes, and what one level is worth."""
+    levels = np.array(layout.codebook(stream).levels)
+    if not len(levels):
+        raise UserError(f"{asked_by} needs codes with digits (FSQ); corrupt with kind 'uniform' or 'own'")
+    return levels, np.concatenate([[1], np.cumprod(levels)[:-1]])
 
 
 def model_batch(inputs: Windows, targets: np.ndarray, tokenize: Callable[[list[str]], Tensor]) -> dict[str, Tensor]:
