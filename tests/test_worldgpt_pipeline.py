@@ -127,7 +127,7 @@ def moved_as_asked(pipeline: WorldGPTPipeline, action: float, **options: Any) ->
     episode = column_episode(1)
     context = pipeline.context(episode.frames, {"speed_mps": np.full(48, 3.0)}, {"steering_norm": episode.actions[:, 0]})
     commands = Commands(np.full((4, 1), action, np.float32), np.full((4, 1), np.nan, np.float32))
-    chunk = pipeline(["sunny day"] * 64, 4, context=context[:1], commands=commands, sampling=SamplingConfig(temperature=4.0), **options)
+    chunk = pipeline(["sunny day"] * 192, 4, context=context[:1], commands=commands, sampling=SamplingConfig(temperature=4.0), **options)
     lit = np.isin(chunk.tokens[..., :4], list(lit_codes(pipeline, 1)))
     column, known = lit.argmax(-1), lit.sum(-1) == 1
     return float((known[:, 1:] & known[:, :-1] & ((column[:, 1:] - column[:, :-1]) % 4 == (-action) % 4)).mean())
@@ -135,16 +135,16 @@ def moved_as_asked(pipeline: WorldGPTPipeline, action: float, **options: Any) ->
 
 @pytest.mark.parametrize("action", [-1.0, 1.0])
 def test_action_guidance_moves_the_world_towards_what_the_action_asks(pipeline: WorldGPTPipeline, action: float) -> None:
-    plain, one, more = (moved_as_asked(pipeline, action, action_guidance=scale) for scale in (1.0, GuidanceSchedule(1.0), 3.0))
+    plain, one, more = (moved_as_asked(pipeline, action, action_guidance=scale) for scale in (1.0, GuidanceSchedule(1.0), 2.0))
     assert plain == one < 0.7
-    assert more > plain + 0.15
+    assert more > plain + 0.08  # 576 steps: four deviations of such a share
 
 
 def test_prompt_guidance_moves_the_world_towards_what_the_prompt_asks(pipeline: WorldGPTPipeline) -> None:
     """And with the actions' it does so no less."""
 
     def nightly(**options: Any) -> float:
-        tokens = pipeline(["night on a road"] * 32, 3, sampling=SamplingConfig(temperature=4.0), **options).tokens[..., :4]
+        tokens = pipeline(["night on a road"] * 64, 3, sampling=SamplingConfig(temperature=6.0), **options).tokens[..., :4]
         return float(np.isin(tokens, pipeline.context(column_episode(0).frames)[:, :4]).mean())
 
     plain, guided, both = nightly(), nightly(guidance=3.0), nightly(guidance=3.0, action_guidance=2.0)

@@ -100,9 +100,9 @@ def block_activation_bytes(model: ModelConfig, layout: Layout, windows: int, bf1
     """What one block keeps for its backward pass. In bf16 the residual stream stays float32; the rest is what matrix products see."""
     positions = windows * model.context_steps * layout.positions_per_step
     narrow = 2 if bf16 else 4
-    # The residual stream before attention and before the MLP, in float32. What the norms give, which autocast casts once for each of five
-    # matrices; queries and keys before and after they are turned, values, the mixture and its copy with the heads side by side.
-    wide = 2 * 4 * model.width + ((5 if bf16 else 2) + 7) * narrow * model.width
+    # The residual stream before attention and before the MLP, in float32. What the two norms give; queries and keys before and after they
+    # are turned, values, the mixture and its copy with the heads side by side.
+    wide = 2 * 4 * model.width + (2 + 7) * narrow * model.width
     hidden = 4 * narrow * model.mlp_width  # gate, its SiLU, up, their product
     statistics = 4 * (4 + 5 * model.heads)  # of four norms, and of the softmax
     return positions * (wide + hidden + statistics)
