@@ -153,7 +153,7 @@ def test_cars_on_the_other_carriageway_are_no_neighbours():
     assert streets.neighbour_vehicles(ours) == (None, None)
 
 
-@pytest.mark.parametrize("density, least, most", [("none", 0, 0), ("light", 2, 7), ("heavy", 8, 20)])
+@pytest.mark.parametrize("density, least, most", [("none", 0, 0), ("light", 2, 7), ("heavy", 20, 32)])
 def test_traffic_is_as_dense_as_asked(density, least, most):
     for seed in range(3):
         plan = plan_of("highway", seed)

@@ -34,7 +34,7 @@ class RoadPlan:
     """Range of the speeds that drivers want on straight stretches."""
     lane_count: int
     """Lanes for the ego's direction on its main road, as a caption would count them."""
-    largest_traffic: int = 20
+    largest_traffic: int = 32
     """Most cars at a time."""
     crossings: bool = False
     """Whether paths cross, so that somebody has to give way."""
@@ -202,7 +202,7 @@ def _racetrack(rng: np.random.Generator, length_m: float) -> RoadPlan:
         edge = (f"t{part}", f"t{(part + 1) % 4}")
         _carriageway(network, edge, centre.piece(part * quarter, (part + 1) * quarter), lanes, width, speed=20.0)
         starts.append(Start((edge,), (0, quarter - 10), tuple(range(lanes))))
-    return RoadPlan(network, tuple(starts), speed_mps=(8, 17), lane_count=lanes, largest_traffic=14)
+    return RoadPlan(network, tuple(starts), speed_mps=(8, 17), lane_count=lanes, largest_traffic=22)
 
 
 def _town(rng: np.random.Generator, network: LaneNetwork, inner_m: float, width: float) -> list[float]:

@@ -15,8 +15,8 @@ from data.dashsim.scene import CarState
 from data.dashsim.steering import slip_angle, wheel_angle, wished_curvature
 from data.dashsim.streets import OnStreets, Streets
 
-CARS_PER_LANE_KM: dict[Density, float] = {"none": 0.0, "light": 6.0, "moderate": 15.0, "heavy": 34.0}
-PACE: dict[Density, tuple[float, float]] = {"none": (0.8, 1.0), "light": (0.7, 1.1), "moderate": (0.6, 1.0), "heavy": (0.45, 0.75)}
+CARS_PER_LANE_KM: dict[Density, float] = {"none": 0.0, "light": 6.0, "moderate": 15.0, "heavy": 60.0}
+PACE: dict[Density, tuple[float, float]] = {"none": (0.8, 1.0), "light": (0.7, 1.1), "moderate": (0.6, 1.0), "heavy": (0.3, 0.55)}
 """Range of the cars' wished speeds, as a share of the road's usual top speed."""
 WINDOW_M = 105.0
 """Cars are kept at their density within this distance of a point AHEAD_M before the ego car: behind it nobody looks."""
@@ -25,9 +25,11 @@ FORGET_M = 125.0
 HIDDEN_M = 125.0
 """New cars appear no nearer than this ahead once a drive has begun, and no nearer than HIDDEN_BEHIND_M behind."""
 HIDDEN_BEHIND_M = 35.0
-TRAFFIC_SHARE: dict[Density, float] = {"none": 0.0, "light": 0.35, "moderate": 0.65, "heavy": 1.0}
+TRAFFIC_SHARE: dict[Density, float] = {"none": 0.0, "light": 0.22, "moderate": 0.4, "heavy": 1.0}
 """Most cars, as a share of those that the road allows."""
-SPACING_M: dict[Density, float] = {"none": 0.0, "light": 30.0, "moderate": 22.0, "heavy": 15.0}
+SPACING_M: dict[Density, float] = {"none": 0.0, "light": 30.0, "moderate": 22.0, "heavy": 11.0}
+TIME_GAP_S: dict[Density, float] = {"none": 1.5, "light": 1.5, "moderate": 1.5, "heavy": 0.8}
+"""What drivers keep to the car ahead: in dense traffic they close up."""
 
 BODIES_M = ((4.0, 1.75, 1.45), (4.6, 1.85, 1.5), (4.8, 1.9, 1.7), (5.2, 2.0, 2.1), (8.5, 2.4, 3.1))
 """(length, width, height): small car, saloon, sports utility vehicle, van, lorry."""
@@ -130,7 +132,7 @@ class Traffic:
         for _ in range(6 * self.plan.largest_traffic):
             if len(self.cars) >= self.wanted(ego):
                 break
-            self._try_add(ego, nearest_m=14.0, nearest_behind_m=14.0)
+            self._try_add(ego, nearest_m=11.0, nearest_behind_m=11.0)
         for _ in range(3):  # who slows for the car ahead makes those behind slow
             for user in (ego, *self.cars):
                 user.speed = min(user.speed, self._safe_speed(user))
@@ -202,6 +204,7 @@ class Traffic:
         car.settle(self.road, [index[:2]], index[2], np.random.default_rng(self.rng.integers(2**63)))
         car.wished_mps, car.car_id = wished, self._born
         car.randomize_behavior()
+        car.TIME_WANTED = TIME_GAP_S[self.density]
         _shape(car, int(self.rng.choice(len(BODIES_M), p=BODY_SHARES)))
         self._born += 1
         return car
