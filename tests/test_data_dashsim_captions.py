@@ -7,7 +7,7 @@ from itertools import pairwise, product
 import numpy as np
 import pytest
 
-from data.dashsim.captions import DOING_WORDS, NOTHING, Facts, caption_drive, describe, doing_at_each_step, segments
+from data.dashsim.captions import DOING_WORDS, NOTHING, OFF_ROAD, Facts, caption_drive, describe, doing_at_each_step, segments
 from data.dashsim.config import ROADS, TRAFFICS
 from data.dashsim.scene import TIMES_OF_DAY, WEATHERS
 
@@ -90,6 +90,14 @@ def test_sunny_means_a_clear_day():
 def test_short_prompts_occur_word_for_word(prompt, facts):
     rng = np.random.default_rng(3)
     assert prompt in {describe(facts, NOTHING, rng) for _ in range(3000)}
+
+
+def test_off_the_road_is_never_left_out():
+    """So that a prompt which does not say it means a road."""
+    rng = np.random.default_rng(8)
+    for weather, time_of_day in product(WEATHERS, TIMES_OF_DAY):
+        for text in (describe(Facts(weather, time_of_day, "two_way", "light", 1), OFF_ROAD, rng) for _ in range(100)):
+            assert any(words in text for words in DOING_WORDS[OFF_ROAD]), text
 
 
 def test_wording_varies():

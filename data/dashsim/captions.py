@@ -19,7 +19,7 @@ WORDINGS = 6
 TRUE_SHARE = 0.75
 """What the car does is told where it does so for at least this share of the caption's steps."""
 
-NOTHING = "nothing"
+NOTHING, OFF_ROAD = "nothing", "off_road"
 
 TIME_WORDS: dict[TimeOfDay, tuple[str, ...]] = {
     "day": ("day", "daytime", "daylight"),
@@ -59,7 +59,7 @@ DOING_WORDS: dict[str, tuple[str, ...]] = {
     "change_left": ("changing lanes to the left", "moving to the left lane", "changing to the left"),
     "change_right": ("changing lanes to the right", "moving to the right lane", "changing to the right"),
     "circle": ("going round the roundabout", "in the roundabout", "circling the roundabout"),
-    "off_road": ("off the road", "on the grass", "driving on the verge", "beside the road"),
+    OFF_ROAD: ("off the road", "on the grass", "driving on the verge", "beside the road"),
     "stop": ("standing still", "stopped", "waiting"),
     "brake": ("braking", "slowing down", "braking"),
     "accelerate": ("accelerating", "speeding up", "accelerating"),
@@ -106,7 +106,7 @@ def doing_at_each_step(road: Road, speed_mps: np.ndarray, truth: dict[str, np.nd
     tight = np.abs(_smooth(truth["curvature_inv_m"], fps)) > 1 / 60
     conditions = {
         "stop": speed_mps < 0.3,
-        "off_road": truth["off_road"] > 0,
+        OFF_ROAD: truth["off_road"] > 0,
         "change_left": truth["lane_change"] > 0,
         "change_right": truth["lane_change"] < 0,
         "circle": (truth["in_junction"] > 0) & (road == "roundabout") & (yaw_rate > 0.1),
@@ -168,12 +168,12 @@ def _prevailing(doings: Sequence[str]) -> str:
 
 
 def describe(facts: Facts, doing: str, rng: np.random.Generator) -> str:
-    """One wording of facts and doing: all of them, or only some."""
+    """One wording of facts and doing: all of them, or only some. That the car is off the road is always told, so that a prompt which does
+    not say so means a road.
+    """
     told = str(rng.choice(list(_SHARES), p=list(_SHARES.values())))
-    if told == "time":
-        return _time_alone(facts, rng)
-    parts = _setting(facts, told, rng)
-    if "doing" in told and DOING_WORDS[doing]:
+    parts = [_time_alone(facts, rng)] if told == "time" else _setting(facts, told, rng)
+    if DOING_WORDS[doing] and ("doing" in told or doing == OFF_ROAD):
         parts.append(_pick(rng, DOING_WORDS[doing]))
     return _joined(parts, rng)
 
