@@ -1,6 +1,7 @@
 """Drift: figures against slow references, baselines where they must be, a report that says what it is, starts that truly exist."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -12,7 +13,7 @@ from data.store import EpisodeStore
 from data.video import probe
 from tokenizer.metrics import picture_quality
 from worldgpt.evaluate.curves import curve_page
-from worldgpt.evaluate.drift import COPY, FLOOR, OTHER, Measured, evaluate_drift, measure_policy, read_starts
+from worldgpt.evaluate.drift import COPY, FLOOR, OTHER, Measured, evaluate_drift, measure_policy, read_starts, roll
 from worldgpt.evaluate.drift_config import DriftConfig
 from worldgpt.evaluate.drift_report import marks
 from worldgpt.evaluate.read_back import ReadBack, read_figures
@@ -142,6 +143,25 @@ def test_measured_in_batches_is_measured_at_once(
     for name, curve in found[0].curves.items():
         np.testing.assert_allclose(curve, found[1].curves[name])
     assert np.array_equal(found[0].frames, found[1].frames)
+
+
+def test_the_model_drives_where_that_is_asked(trained: Path, column_store: EpisodeStore, column_probes: Path, tmp_path: Path) -> None:
+    config = settings(trained, column_store, tmp_path / "own", probes=str(column_probes), actions="model")
+    with pytest.raises(UserError, match="--policies real:5: expected one without true frames where the model drives"):
+        evaluate_drift(config)
+    measured = evaluate_drift(replace(config, policies=("none",)))
+    log = settings(trained, column_store, tmp_path, horizon=20)
+    pipeline = WorldGPTPipeline.from_pretrained(trained)
+    starts = read_starts(pipeline, log)
+    chunks = list(roll(pipeline, replace(config, policies=("none",)), starts, slice(0, 4), "none", 20))
+    told = measured["none"].telemetry
+    assert told is not None and np.array_equal(told, np.concatenate([chunk.telemetry for chunk in chunks], axis=1))
+    own = np.concatenate([chunk.actions for chunk in chunks], axis=1)
+    true = pipeline.model.actions.values(starts.tokens[..., pipeline.model.layout.span_of_kind("action")])
+    assert not np.allclose(own, true)
+    figures = json.loads((tmp_path / "own" / "report.json").read_text())["at_seconds"]
+    assert "psnr_db" not in figures["none"] and figures[COPY]["psnr_db"]["1"] is not None
+    assert measure_policy(pipeline, log, starts, "none").telemetry is None
 
 
 def test_actions_are_guided_where_that_is_asked(

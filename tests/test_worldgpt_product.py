@@ -6,7 +6,7 @@ from world_samples import random_model
 
 from data.errors import UserError
 from worldgpt.decoder import StepDecoder
-from worldgpt.product import Int8Product, Product, product
+from worldgpt.product import Int8Product, Product
 
 
 @pytest.mark.parametrize("rows", [1, 2, 5, 40])
@@ -28,13 +28,6 @@ def test_int8_is_off_by_a_hundredth(rows: int) -> None:
     assert 0 < float(off.std() / (x @ matrix.t()).std()) < 0.02
     sum = torch.randn(rows, 96, generator=generator)
     torch.testing.assert_close(Int8Product(matrix).onto(sum, x), Int8Product(matrix)(x) + sum)
-
-
-def test_matrices_come_one_below_the_other() -> None:
-    a, b = torch.randn(3, 8), torch.randn(5, 8)
-    x = torch.randn(2, 8)
-    torch.testing.assert_close(product([a, b], "float")(x), torch.cat([x @ a.t(), x @ b.t()], dim=1), rtol=0, atol=1e-5)
-    assert product([a, b], "int8")(x).shape == (2, 8)
 
 
 def test_choosing_int8_leaves_the_engine_as_it_was() -> None:

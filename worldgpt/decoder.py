@@ -17,7 +17,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from tokenizer.parallel import gathered
 from worldgpt.attention import SHARPNESS
+from worldgpt.fused import FOURS, FusedBlocks, library
 from worldgpt.kv_cache import RingCache
 from worldgpt.layout import SEEN_STEPS, Stream
 from worldgpt.model import WorldGPT, WorldGPTBlock
@@ -27,6 +29,8 @@ from worldgpt.token_table import SplitTable, TokenTable
 
 FEW = 64
 """Positions up to which a CPU attends with plain products."""
+FUSED_ROWS = 32
+"""Positions of all worlds up to which compiled code on one thread is faster than torch's operations."""
 
 
 class PreparedTable:
@@ -132,11 +136,16 @@ class PreparedBlock:
     down: Product | Int8Product
 
     @classmethod
-    def of(cls, block: WorldGPTBlock, weights: Weights) -> "PreparedBlock":
-        attention = block.attention
-        qkv = (attention.query.weight, attention.key.weight, attention.value.weight)
-        ways = (qkv, (attention.out.weight,), (block.gate.weight, block.up.weight), (block.down.weight,))
-        return cls(*(product(way, weights) for way in ways))
+    def of(cls, matrices: Sequence[Tensor], weights: Weights) -> "PreparedBlock":
+        return cls(*(product(matrix, weights) for matrix in matrices))
+
+
+def _matrices(block: WorldGPTBlock) -> list[Tensor]:
+    """A block's four matrices (out, in)."""
+    attention = block.attention
+    qkv = (attention.query.weight, attention.key.weight, attention.value.weight)
+    ways = (qkv, (attention.out.weight,), (block.gate.weight, block.up.weight), (block.down.weight,))
+    return [torch.cat([gathered(weight) for weight in way]) for way in ways]
 
 
 class StepDecoder:
@@ -152,7 +161,9 @@ class StepDecoder:
         self.model, self.layout, embedding = model, model.layout, model.embedding
         self.heads, self.head_dim = model.config.heads, model.config.width // model.config.heads
         with torch.autocast(model.device.type, enabled=False):
-            self.blocks = [PreparedBlock.of(cast(WorldGPTBlock, block), weights) for block in model.blocks]
+            matrices = [_matrices(cast(WorldGPTBlock, block)) for block in model.blocks]
+            self.blocks = [PreparedBlock.of(block, weights) for block in matrices]
+            self.fused = self._fused(matrices, weights)
             tables = {
                 name: PreparedTable(cast(TokenTable | SplitTable, table), cast(Tensor, embedding.token_in[name].weight))
                 for name, table in embedding.tables.items()
@@ -162,6 +173,15 @@ class StepDecoder:
         self.at = [stream for stream in self.streams for _ in range(stream.stream.tokens)]
         """(J,): the stream that each token belongs to."""
         self._indices: dict[tuple[int, int], list[Tensor | None]] = {}
+
+    def _fused(self, matrices: Sequence[Sequence[Tensor]], weights: Weights) -> FusedBlocks | None:
+        """All blocks as one, for passes of few positions on a CPU; None where that cannot be."""
+        first = matrices[0][0]
+        if first.device.type != "cpu" or first.dtype != torch.float32 or (compiled := library()) is None:
+            return None
+        if weights == "int8" and not (compiled.worldgpt_int8() and all(m.shape[1] % FOURS == 0 for m in matrices[0])):
+            return None
+        return FusedBlocks(compiled, matrices, self.heads, SHARPNESS * self.head_dim**-0.5, weights)
 
     def indices(self, first: int, last: int) -> list[Tensor | None]:
         """Arrangement and scattering of a reading (`Layout.reading`) on the model's device: a recording takes nothing from the host."""
@@ -184,6 +204,8 @@ class StepDecoder:
         """As `WorldGPT.extend`, without saying that the positions are filled: (B, n, D) -> (B, n, D), by (1, 1, n, d / 2) complex."""
         batch, new, width = x.shape
         end = cache.filled + new
+        if self.fused is not None and batch * new <= FUSED_ROWS and torch.get_num_threads() == 1:
+            return self.fused(x, by, self._sees(new, end), cache)
         mask = self.model.visible(new, end)
         by, x = by.transpose(1, 2)[:, :, None], x.reshape(batch * new, width)  # by (1, n, 1, 1, d / 2)
         for layer, block in enumerate(self.blocks):
@@ -196,6 +218,12 @@ class StepDecoder:
             gate, up = block.gate_up(_norm(x)).chunk(2, dim=-1)
             x = block.down.onto(x, F.silu(gate).mul_(up))
         return _norm(x).view(batch, new, width)
+
+    def _sees(self, new: int, end: int) -> Tensor:
+        """(n,): how many of the first positions each of the last `new` of `end` sees."""
+        if new == 1 or self.layout.causal:
+            return torch.arange(end - new + 1, end + 1)
+        return cast(Tensor, self.model.visible(new, end)).sum(1)
 
     def _mixed(self, q: Tensor, keys: Tensor, values: Tensor, mask: Tensor | None) -> Tensor:
         """(B, n, H, d): what n positions (B, H, n, d) find in keys and values (B, H, N, d)."""

@@ -5,14 +5,12 @@ On a CPU one row is multiplied fastest with a matrix that lies transposed, sever
 """
 
 import warnings
-from collections.abc import Sequence
 from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
 
 from data.errors import UserError
-from tokenizer.parallel import gathered
 
 Weights = Literal["float", "int8"]
 
@@ -49,8 +47,7 @@ class Int8Product:
 
     def __init__(self, matrix: Tensor) -> None:
         """`matrix` (out, in)."""
-        scales = matrix.float().abs().amax(1).clamp(min=1e-12) / 127
-        whole = (matrix.float() / scales[:, None]).round().to(torch.int8)
+        whole, scales = rounded(matrix)
         usual, torch.backends.quantized.engine = torch.backends.quantized.engine, _engine()
         try:
             # Quantized tensors are to go from torch one day; nothing else is as fast, and pyproject bounds torch.
@@ -70,10 +67,15 @@ class Int8Product:
         return self(rows).add_(sum)
 
 
-def product(weights: Sequence[Tensor], kind: Weights) -> Product | Int8Product:
-    """Of matrices (out, in), one below the other."""
-    joined = torch.cat([gathered(w) for w in weights])
-    return Int8Product(joined) if kind == "int8" else Product(joined)
+def rounded(matrix: Tensor) -> tuple[Tensor, Tensor]:
+    """Matrices (..., out, in) as int8, and the scale (..., out) of each output."""
+    scales = matrix.float().abs().amax(-1).clamp(min=1e-12) / 127
+    return (matrix.float() / scales[..., None]).round().to(torch.int8), scales
+
+
+def product(matrix: Tensor, kind: Weights) -> Product | Int8Product:
+    """Of a matrix (out, in)."""
+    return Int8Product(matrix) if kind == "int8" else Product(matrix)
 
 
 def check_weights(kind: Weights, device: torch.device, dtype: torch.dtype) -> None:

@@ -1,4 +1,4 @@
-"""How far rollouts drift from the road: long drives under the true actions, measured step by step, policy by policy.
+"""How far rollouts drift from the road: long drives under the true actions, or the model's own, measured step by step, policy by policy.
 
 Each figure is a curve over the horizon and stands beside the same figure of the tokenizer's own error ("tokenizer floor"), of the last true
 frame held ("copy last"), and of real drives against other real drives ("another drive").
@@ -61,6 +61,8 @@ class Measured:
     """All starts together, decoding and re-anchoring included; None where nothing is generated."""
     anchors: float
     """Re-anchorings in a rollout, on average."""
+    telemetry: np.ndarray | None = None
+    """(B, F, M) in physical units: what the pictures are held against where the model drives; None: the true drives'."""
 
 
 def read_starts(pipeline: WorldGPTPipeline, config: DriftConfig) -> Starts:
@@ -111,11 +113,11 @@ def measure_baselines(pipeline: WorldGPTPipeline, starts: Starts) -> dict[str, M
 
 
 def measure_policy(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Starts, policy: str) -> Measured:
-    """Roll out from all starts under their true actions and first captions, and measure as the frames come."""
+    """Roll out from all starts under their first captions and their true actions or the model's own, and measure as the frames come."""
     layout = pipeline.model.layout
     stream = layout.of_kind("frame")[0]
     camera = stream.name.removeprefix("camera/")
-    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*PER_FRAME, "codes", "anchored", "frames")}
+    parts: dict[str, list[np.ndarray]] = {name: [] for name in (*PER_FRAME, "codes", "anchored", "frames", "telemetry")}
     seconds = 0.0
     with Bar(policy, total=len(starts.tokens) * config.horizon, unit="frames") as bar:
         for first in range(0, len(starts.tokens), config.batch):
@@ -132,6 +134,7 @@ def measure_policy(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Star
                 group["codes"].append(layout.unpack(chunk.tokens, stream))
                 group["anchored"].append(chunk.anchored)
                 group["frames"].append(made)
+                group["telemetry"].append(chunk.telemetry)
                 before, step = made[:, -1], step + made.shape[1]
                 bar.advance(made.shape[0] * made.shape[1])
                 began = time.perf_counter()
@@ -140,7 +143,8 @@ def measure_policy(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Star
     whole = {name: np.concatenate(values) for name, values in parts.items()}
     curves = {name: whole[name] for name in PER_FRAME}
     curves["code_divergence"] = _divergence(whole["codes"], layout.unpack(starts.tokens, stream), pipeline)
-    return Measured(curves, whole["frames"], whole["anchored"].size / seconds, float(whole["anchored"].sum(1).mean()))
+    told = whole["telemetry"] if config.actions == "model" else None
+    return Measured(curves, whole["frames"], whole["anchored"].size / seconds, float(whole["anchored"].sum(1).mean()), told)
 
 
 def roll(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Starts, rows: slice, policy: str, frames: int) -> Iterator[Chunk]:
@@ -148,6 +152,8 @@ def roll(pipeline: WorldGPTPipeline, config: DriftConfig, starts: Starts, rows: 
     model, layout = pipeline.model, pipeline.model.layout
     tokens = starts.tokens[rows]
     actions = model.actions.values(tokens[..., layout.span_of_kind("action")])
+    if config.actions == "model":
+        actions = np.full_like(actions, np.nan)
     free = np.full((actions.shape[1], len(model.telemetry)), np.nan, np.float32)
     return pipeline.stream(
         [PromptSchedule(caption) for caption in starts.captions[rows]],
@@ -191,7 +197,8 @@ def evaluate_drift(config: DriftConfig) -> dict[str, Measured]:
     from worldgpt.evaluate.drift_report import write_drift_report
 
     for policy in config.policies:
-        parse_policy(policy)
+        if parse_policy(policy).needs_truth and config.actions == "model":
+            raise UserError(f"--policies {policy}: expected one without true frames where the model drives (--actions model)")
     pipeline = WorldGPTPipeline.from_pretrained(config.checkpoint)
     starts = read_starts(pipeline, config)
     output = prepare_output(config.output, resume=False, overwrite=config.overwrite)

@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from typing import Literal
 
 from data.errors import UserError
 from worldgpt.evaluate.settings import ProbedConfig
@@ -19,6 +20,9 @@ class DriftConfig(ProbedConfig):
     """Starts, spread over the drives that are long enough."""
     policies: tuple[str, ...] = ("none", "every_n:20", "keyframe:20", "on_drift:1.3", "future:30", "real:50")
     """Re-anchoring policies to compare (worldgpt/anchors.py)."""
+    actions: Literal["log", "model"] = "log"
+    """Whose actions are taken: the log's, whatever road has been dreamed meanwhile, or the model's own: it drives itself. Its yaw rate in
+    the pictures is then held against the one that it tells."""
     entropy: float = 0.0
     """Sharpens the draws where the model is sure, by this strength in nats; 0: all alike."""
     action_guidance: float = 1.0

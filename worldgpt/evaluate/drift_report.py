@@ -36,6 +36,8 @@ SUMMARISED = {
 }
 RATIOS = ("sharpness", "brightness", "flicker")
 """Figures that are stated as a ratio to the true drive's."""
+AGAINST_TRUTH = ("psnr_db", "ssim")
+"""Figures that mean something only where the true actions are taken."""
 _SHEET_COLUMNS = 8
 _LABEL = 14
 
@@ -73,8 +75,9 @@ def read_at_marks(
 ) -> dict[str, dict[str, dict[str, float | None]]]:
     """{way of driving: {figure: {second: value}}}: what the measuring networks read in the READ_S seconds before each mark."""
     fps, model = pipeline.model.config.fps, pipeline.model
-    values = model.telemetry.values(starts.tokens[..., model.layout.span_of_kind("telemetry")]) if len(model.telemetry) else None
-    commanded = {} if values is None else {name: values[..., k] for k, name in enumerate(model.telemetry.names)}
+    names = model.telemetry.names
+    values = model.telemetry.values(starts.tokens[..., model.layout.span_of_kind("telemetry")]) if names else None
+    commanded = {} if values is None else {name: values[..., k] for k, name in enumerate(names)}
     true = read_drives(probes, starts.frames)
     ends = {second: round(second * fps) for second in MARKS_S if round(second * fps) <= len(starts.tokens[0])}
     found: dict[str, dict[str, dict[str, float | None]]] = {}
@@ -85,10 +88,12 @@ def read_at_marks(
             made = true.drives(slice(0, half, 2))
         else:
             made, against, told = read_drives(probes, driven.frames), true, commanded
+            if driven.telemetry is not None:
+                told = {channel: driven.telemetry[..., k] for k, channel in enumerate(names)}
         windows = {second: slice(max(0, end - round(READ_S * fps)), end) for second, end in ends.items()}
         at = {second: read_figures(made, against, told, window) for second, window in windows.items()}
-        names = next(iter(at.values()), {})
-        found[name] = {figure: {str(s): at[s][figure] if s in at else None for s in MARKS_S} for figure in names}
+        figures = next(iter(at.values()), {})
+        found[name] = {figure: {str(s): at[s][figure] if s in at else None for s in MARKS_S} for figure in figures}
     return found
 
 
@@ -98,6 +103,8 @@ def mean_curves(measured: Measured, starts: Starts) -> dict[str, np.ndarray]:
     found: dict[str, np.ndarray] = {}
     for name, values in measured.curves.items():
         line = values if values.ndim == 1 else values.mean(0)
+        if name in AGAINST_TRUTH and measured.telemetry is not None:
+            continue  # driven by the model, it went another way
         if name in RATIOS:
             found[f"{name}_ratio"] = _smooth(line) / np.maximum(_smooth(true[name].mean(0)), 1e-6)
         else:
@@ -141,7 +148,7 @@ def _panels(curves: Mapping[str, Mapping[str, np.ndarray]]) -> dict[str, dict[st
         "flicker_ratio": "change from frame to frame, ratio to true",
         "code_divergence": "divergence of the codes' histogram, nats",
     }
-    return {title: {name: _smooth(lines[figure]) for name, lines in curves.items()} for figure, title in titles.items()}
+    return {title: {name: _smooth(lines[figure]) for name, lines in curves.items() if figure in lines} for figure, title in titles.items()}
 
 
 def _smooth(line: np.ndarray, steps: int = 10) -> np.ndarray:

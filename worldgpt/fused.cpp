@@ -1,0 +1,314 @@
+// All blocks of a world model for a few new positions in one call: what StepDecoder.extend does in some 45 torch operations a block.
+// Built and called by fused.py; the same sums in the same order however many rows come together, so that a batch equals its singles.
+//
+// R rows = worlds x new positions, D width, H heads, d = D / H, M width of the feed-forward part, N positions that the cache has room for.
+// A matrix of (out, in) lies in panels of PANEL outputs: (out / PANEL, in, PANEL) float32, or (out / PANEL, in / 4, PANEL, 4) int8.
+
+#include <algorithm>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <vector>
+#if defined(__AVX512VNNI__)
+#include <immintrin.h>
+#endif
+
+namespace {
+
+#if defined(__AVX512F__)
+constexpr int LANES = 16, MOST_ROWS = 6;
+#else
+constexpr int LANES = 8, MOST_ROWS = 3;
+#endif
+constexpr int VECTORS = 4, PANEL = VECTORS * LANES;
+constexpr float EPSILON = 1e-6f;
+
+typedef float Lanes __attribute__((vector_size(4 * LANES)));
+typedef int32_t Whole __attribute__((vector_size(4 * LANES)));
+
+inline Lanes load(const float* from) {
+    Lanes found;
+    std::memcpy(&found, from, sizeof found);
+    return found;
+}
+
+inline void store(float* to, Lanes values) { std::memcpy(to, &values, sizeof values); }
+
+inline float total(Lanes values) {
+    typedef float Four __attribute__((vector_size(16)));
+    Four sum = {}, part;
+    for (int i = 0; i < LANES / 4; i++) {
+        std::memcpy(&part, reinterpret_cast<const char*>(&values) + 16 * i, 16);
+        sum += part;
+    }
+    return (sum[0] + sum[1]) + (sum[2] + sum[3]);
+}
+
+inline float dot(const float* a, const float* b, int count) {
+    Lanes sums[2] = {};
+    int i = 0;
+    for (; i + 2 * LANES <= count; i += 2 * LANES) {
+        sums[0] += load(a + i) * load(b + i);
+        sums[1] += load(a + i + LANES) * load(b + i + LANES);
+    }
+    for (; i + LANES <= count; i += LANES) sums[0] += load(a + i) * load(b + i);
+    float sum = total(sums[0] + sums[1]);
+    for (; i < count; i++) sum += a[i] * b[i];
+    return sum;
+}
+
+// e to the power of numbers up to 0 or a little above: 2^n times a polynomial over half an octave to each side (Cephes, expf.c).
+inline Lanes exponential(Lanes x) {
+    x = x < -87.0f ? Lanes{} - 87.0f : x > 88.0f ? Lanes{} + 88.0f : x;
+    const Lanes shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
+    const Lanes r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    Lanes p = Lanes{} + 1.9875691500e-4f;
+    for (float c : {1.3981999507e-3f, 8.3334519073e-3f, 4.1665795894e-2f, 1.6666665459e-1f, 5.0000001201e-1f}) p = p * r + c;
+    p = p * r * r + r + 1.0f;
+    const Whole power = (__builtin_convertvector(n, Whole) + 127) << 23;
+    Lanes scale;
+    std::memcpy(&scale, &power, sizeof scale);
+    return p * scale;
+}
+
+// Applies f to whole vectors of `count` numbers; the last, where they do not fill it, is filled with zeros.
+template <class F> inline void each(float* values, int count, F f) {
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) store(values + i, f(load(values + i), i));
+    if (i < count) {
+        Lanes rest = {};
+        std::memcpy(&rest, values + i, (count - i) * sizeof(float));
+        rest = f(rest, i);
+        std::memcpy(values + i, &rest, (count - i) * sizeof(float));
+    }
+}
+
+// The sum of f over `count` numbers.
+template <class F> inline float sum_of(const float* values, int count, F f) {
+    Lanes sums = {};
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) sums += f(load(values + i));
+    float sum = total(sums);
+    for (; i < count; i++) sum += f(Lanes{} + values[i])[0];
+    return sum;
+}
+
+inline float largest_of(const float* values, int count) {
+    Lanes most = Lanes{} - INFINITY;
+    int i = 0;
+    for (; i + LANES <= count; i += LANES) {
+        const Lanes here = load(values + i);
+        most = here > most ? here : most;
+    }
+    float found = -INFINITY;
+    for (int lane = 0; lane < LANES; lane++) found = std::max(found, most[lane]);
+    for (; i < count; i++) found = std::max(found, values[i]);
+    return found;
+}
+
+void norm(const float* x, float* out, int count) {
+    const float mean = sum_of(x, count, [](Lanes v) { return v; }) / count;
+    const float spread = sum_of(x, count, [=](Lanes v) { return (v - mean) * (v - mean); }) / count;
+    const float scale = 1 / std::sqrt(spread + EPSILON);
+    for (int i = 0; i < count; i++) out[i] = (x[i] - mean) * scale;
+}
+
+}  // namespace
+
+extern "C" {
+
+struct Matrix {
+    const float* weights;
+    const int8_t* rounded;  // null where the weights are float32
+    const float* scales;    // of the rounded outputs
+    const int32_t* sums;    // of the rounded weights of an output
+    int64_t out, in;
+};
+
+struct Block {
+    Matrix qkv, mix, gate_up, down;
+};
+
+struct Cache {
+    float *raw_keys, *keys, *values;  // (B, H, N, d) twice, (B, H, d, N), of the first block
+    int64_t a_block;                  // numbers from one block's to the next one's
+    int64_t room, filled;
+};
+
+int worldgpt_panel() { return PANEL; }
+
+int worldgpt_int8() {
+#if defined(__AVX512VNNI__)
+    return 1;
+#else
+    return 0;
+#endif
+}
+
+}  // extern "C"
+
+namespace {
+
+template <int ROWS> void panel_of(const float* x, const float* panel, int in, Lanes (*sums)[VECTORS]) {
+    for (int k = 0; k < in; k++) {
+        Lanes w[VECTORS];
+        for (int v = 0; v < VECTORS; v++) w[v] = load(panel + k * PANEL + v * LANES);
+        for (int r = 0; r < ROWS; r++)
+            for (int v = 0; v < VECTORS; v++) sums[r][v] += w[v] * x[r * in + k];
+    }
+}
+
+// out (R, out) = x (R, in) times the matrix, or is added to.
+template <int ROWS> void multiply_rows(const Matrix& matrix, const float* x, float* out, bool adds) {
+    for (int first = 0; first < matrix.out; first += PANEL) {
+        Lanes sums[ROWS][VECTORS] = {};
+        panel_of<ROWS>(x, matrix.weights + first * matrix.in, matrix.in, sums);
+        const int count = std::min<int>(PANEL, matrix.out - first);
+        for (int r = 0; r < ROWS; r++) {
+            const float* found = reinterpret_cast<const float*>(sums[r]);
+            float* to = out + r * matrix.out + first;
+            for (int i = 0; i < count; i++) to[i] = adds ? to[i] + found[i] : found[i];
+        }
+    }
+}
+
+#if defined(__AVX512VNNI__)
+template <int ROWS> void multiply_rounded(const Matrix& matrix, const uint8_t* x, const float* scales, float* out, bool adds) {
+    const int fours = matrix.in / 4;
+    for (int first = 0; first < matrix.out; first += PANEL) {
+        const int8_t* panel = matrix.rounded + first * matrix.in;
+        __m512i sums[ROWS][VECTORS] = {};
+        for (int k = 0; k < fours; k++) {
+            __m512i w[VECTORS];
+            for (int v = 0; v < VECTORS; v++) w[v] = _mm512_loadu_si512(panel + (k * PANEL + v * LANES) * 4);
+            for (int r = 0; r < ROWS; r++) {
+                int32_t four;
+                std::memcpy(&four, x + r * matrix.in + 4 * k, 4);
+                const __m512i same = _mm512_set1_epi32(four);
+                for (int v = 0; v < VECTORS; v++) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], same, w[v]);
+            }
+        }
+        const int count = std::min<int>(PANEL, matrix.out - first);
+        for (int r = 0; r < ROWS; r++) {
+            int32_t found[PANEL];
+            std::memcpy(found, sums[r], sizeof found);
+            float* to = out + r * matrix.out + first;
+            for (int i = 0; i < count; i++) {
+                const float value = (found[i] - 128 * matrix.sums[first + i]) * (scales[r] * matrix.scales[first + i]);
+                to[i] = adds ? to[i] + value : value;
+            }
+        }
+    }
+}
+
+// x (R, in) in 255 levels a row, 128 being 0.
+void round_rows(const float* x, int rows, int in, std::vector<uint8_t>& rounded, std::vector<float>& scales) {
+    static thread_local std::vector<float> magnitudes;
+    rounded.resize(rows * in), scales.resize(rows);
+    for (int r = 0; r < rows; r++) {
+        magnitudes.resize(in);
+        for (int i = 0; i < in; i++) magnitudes[i] = std::fabs(x[r * in + i]);
+        const float largest = std::max(largest_of(magnitudes.data(), in), 1e-12f);
+        scales[r] = largest / 127;
+        for (int i = 0; i < in; i++) rounded[r * in + i] = static_cast<int>(x[r * in + i] * (127 / largest) + 128.5f);
+    }
+}
+#endif
+
+template <int ROWS> bool multiply_if(int rows, const Matrix& matrix, const float* x, const uint8_t* rounded, const float* scales, float* out, bool adds) {
+    if (rows != ROWS) return false;
+#if defined(__AVX512VNNI__)
+    if (matrix.rounded) return multiply_rounded<ROWS>(matrix, rounded, scales, out, adds), true;
+#endif
+    return multiply_rows<ROWS>(matrix, x, out, adds), true;
+}
+
+template <int... ROWS> void multiply_some(int rows, const Matrix& matrix, const float* x, const uint8_t* rounded, const float* scales, float* out, bool adds) {
+    (multiply_if<ROWS>(rows, matrix, x, rounded, scales, out, adds) || ...);
+}
+
+void multiply(const Matrix& matrix, const float* x, int rows, float* out, bool adds) {
+    static thread_local std::vector<uint8_t> rounded;
+    static thread_local std::vector<float> scales;
+#if defined(__AVX512VNNI__)
+    if (matrix.rounded) round_rows(x, rows, matrix.in, rounded, scales);
+#endif
+    for (int r = 0; r < rows; r += MOST_ROWS) {
+        const int some = std::min(MOST_ROWS, rows - r);
+        const uint8_t* whole = matrix.rounded ? rounded.data() + r * matrix.in : nullptr;
+        const float* scale = matrix.rounded ? scales.data() + r : nullptr;
+        multiply_some<1, 2, 3, 4, 5, 6>(some, matrix, x + r * matrix.in, whole, scale, out + r * matrix.out, adds);
+    }
+}
+
+// Neighbouring numbers are a pair, turned as a complex number.
+void turn(const float* x, const float* by, float* out, int count) {
+    for (int i = 0; i < count; i += 2) {
+        const float real = x[i] * by[i] - x[i + 1] * by[i + 1], imaginary = x[i] * by[i + 1] + x[i + 1] * by[i];
+        out[i] = real, out[i + 1] = imaginary;
+    }
+}
+
+// What a query (d,) finds among the first `seen` keys (N, d) and values (d, N).
+void attend(const float* query, const float* keys, const float* values, int seen, int room, int d, float sharpness, float* shares, float* out) {
+    for (int j = 0; j < seen; j++) shares[j] = sharpness * dot(query, keys + j * d, d);
+    const float largest = largest_of(shares, seen);
+    each(shares, seen, [&](Lanes logits, int) { return exponential(logits - largest); });
+    const float sum = sum_of(shares, seen, [](Lanes v) { return v; });
+    for (int i = 0; i < d; i++) out[i] = dot(shares, values + static_cast<int64_t>(i) * room, seen) / sum;
+}
+
+}  // namespace
+
+extern "C" {
+
+// x (R, D) is read and replaced by the hidden states; by (n, d) pairs of cosine and sine; sees (n,) positions that each new one sees.
+void worldgpt_blocks(const Block* blocks, int64_t count, const Cache* cache, float* x, const float* by, const int64_t* sees, int64_t worlds, int64_t fresh,
+                     int64_t heads, float sharpness) {
+    const int rows = worlds * fresh, width = blocks[0].qkv.in, d = width / heads, middle = blocks[0].down.in;
+    const int64_t room = cache->room;
+    static thread_local std::vector<float> buffer;
+    buffer.resize(static_cast<size_t>(rows) * (5 * width + 2 * middle + middle) + room + 3 * d);
+    float *normed = buffer.data(), *qkv = normed + rows * width, *mixed = qkv + rows * 3 * width, *gate_up = mixed + rows * width;
+    float *lit = gate_up + rows * 2 * middle, *shares = lit + rows * middle, *query = shares + room, *key = query + d;
+    for (int64_t layer = 0; layer < count; layer++) {
+        const Block& block = blocks[layer];
+        float *raw_keys = cache->raw_keys + layer * cache->a_block, *keys = cache->keys + layer * cache->a_block;
+        float* values = cache->values + layer * cache->a_block;
+        for (int r = 0; r < rows; r++) norm(x + r * width, normed + r * width, width);
+        multiply(block.qkv, normed, rows, qkv, false);
+        for (int r = 0; r < rows; r++)
+            for (int h = 0; h < heads; h++) {
+                const int64_t row = (r / fresh * heads + h) * room, place = cache->filled + r % fresh;
+                const float *from = qkv + r * 3 * width + width + h * d, *value = from + width;
+                float* raw = raw_keys + (row + place) * d;
+                norm(from, raw, d);
+                turn(raw, by + r % fresh * d, keys + (row + place) * d, d);
+                for (int i = 0; i < d; i++) values[row * d + i * room + place] = value[i];
+            }
+        for (int r = 0; r < rows; r++)
+            for (int h = 0; h < heads; h++) {
+                const int64_t row = (r / fresh * heads + h) * room;
+                norm(qkv + r * 3 * width + h * d, key, d);
+                turn(key, by + r % fresh * d, query, d);
+                attend(query, keys + row * d, values + row * d, sees[r % fresh], room, d, sharpness, shares, mixed + r * width + h * d);
+            }
+        multiply(block.mix, mixed, rows, x, true);
+        for (int r = 0; r < rows; r++) norm(x + r * width, normed + r * width, width);
+        multiply(block.gate_up, normed, rows, gate_up, false);
+        for (int r = 0; r < rows; r++) {
+            const float *gate = gate_up + r * 2 * middle, *up = gate + middle;
+            float* to = lit + r * middle;
+            std::memcpy(to, gate, middle * sizeof(float));
+            each(to, middle, [](Lanes g, int) { return g / (1.0f + exponential(-g)); });
+            for (int i = 0; i < middle; i++) to[i] *= up[i];
+        }
+        multiply(block.down, lit, rows, x, true);
+    }
+    for (int r = 0; r < rows; r++) {
+        norm(x + r * width, normed, width);
+        std::memcpy(x + r * width, normed, width * sizeof(float));
+    }
+}
+
+}  // extern "C"
