@@ -9,6 +9,7 @@ from data.errors import UserError
 from data.store import EpisodeStore
 from worldgpt.evaluate.page import evaluate_all, tables
 from worldgpt.evaluate.page_config import PageConfig
+from worldgpt.evaluate.physics_config import PhysicsEvaluationConfig
 
 
 @pytest.fixture(scope="module")
@@ -38,6 +39,23 @@ def test_a_part_that_cannot_run_says_why(
     monkeypatch.setattr("worldgpt.evaluate.drift.evaluate_drift", _refuse)
     with pytest.raises(UserError, match="no part could be measured; no <such> thing"):
         evaluate_all(PageConfig(**settings, output=str(tmp_path / "other")))
+
+
+def test_a_world_of_balls_gets_a_part_of_its_own(settings: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(config: PhysicsEvaluationConfig) -> None:
+        assert (config.checkpoint, config.data, config.quick) == ("runs/balls", "runs/data/physics", True)
+        folder = Path(config.output)
+        folder.mkdir(parents=True)
+        (folder / "report.json").write_text('{"rollouts": 12}')
+        (folder / "table.md").write_text("| a ball | there |\n| --- | --- |\n| model | 0.9 |\n")
+
+    for part in ("quality.evaluate_quality", "control.evaluate_control", "drift.evaluate_drift"):
+        monkeypatch.setattr(f"worldgpt.evaluate.{part}", _refuse)
+    monkeypatch.setattr("worldgpt.evaluate.physics.evaluate_physics", measure)
+    config = PageConfig(**settings, output=str(tmp_path / "report"), quick=True, physics_checkpoint="runs/balls")
+    page = evaluate_all(config).read_text()
+    assert "<h2>Physics</h2>" in page and "rollouts 12" in page and "<td>model</td>" in page and page.count("Left out") == 3
+    assert "physics" not in PageConfig(**settings, output=str(tmp_path)).parts()
 
 
 def _refuse(config: object) -> None:

@@ -84,7 +84,7 @@ def plot(curves: Sequence[Curve], path: Path) -> None:
     for curve in curves:
         middle, low, high = (np.array([getattr(y, name) for y in curve.y]) for name in ("median", "low", "high"))
         panels[f"{curve.unit} over {curve.over}"] = {"": Points(np.array(curve.x), middle, low, high, joined=True)}
-    save_png(point_page(panels), path)
+    save_png(point_page(panels, from_zero=True), path)
 
 
 def lines(curves: Sequence[Curve]) -> list[str]:

@@ -2,7 +2,7 @@
 
 import base64
 import html
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ ABOUT = {
     "quality": "How well the next step is predicted from a true past, and how close rollouts under the true actions come to true drives.",
     "control": "How much of prompts, actions and telemetry is realised in the pictures.",
     "drift": "What becomes of long rollouts, policy by policy.",
+    "physics": "What a world model of bouncing balls has understood.",
 }
 FACTS = ("model_hash", "tokenizer_hash", "data_hash", "device", "dtype", "rollouts")
 _STYLE = """body { font: 15px/1.5 system-ui, sans-serif; max-width: 72rem; margin: 2rem auto; padding: 0 1rem; color: #222 }
@@ -25,30 +26,32 @@ def evaluate_all(config: PageConfig) -> Path:
     """Run every part and write report.html; a part that cannot run says why, there and on the console. UserError where none could."""
     output = prepare_output(config.output, resume=False, overwrite=config.overwrite)
     failed: dict[str, str] = {}
-    for name, settings in config.parts().items():
+    parts = config.parts()
+    for name, settings in parts.items():
         try:
             _evaluation(name)(settings)
         except UserError as error:
             failed[name] = str(error)
             print(f"{name} left out: {error}")
-    if len(failed) == len(ABOUT):
+    if len(failed) == len(parts):
         raise UserError(f"{config.output}: no part could be measured; {next(iter(failed.values()))}")
     with atomic_file(output / "report.html") as temp:
-        temp.write_text(page(config.checkpoint, output, failed), encoding="utf-8")
+        temp.write_text(page(config.checkpoint, output, tuple(parts), failed), encoding="utf-8")
     return output / "report.html"
 
 
 def _evaluation(name: str) -> Callable[[Any], Any]:
     from worldgpt.evaluate.control import evaluate_control
     from worldgpt.evaluate.drift import evaluate_drift
+    from worldgpt.evaluate.physics import evaluate_physics
     from worldgpt.evaluate.quality import evaluate_quality
 
-    return {"quality": evaluate_quality, "control": evaluate_control, "drift": evaluate_drift}[name]
+    return {"quality": evaluate_quality, "control": evaluate_control, "drift": evaluate_drift, "physics": evaluate_physics}[name]
 
 
-def page(title: str, folder: Path, failed: Mapping[str, str]) -> str:
-    """HTML of the parts' reports below `folder`; those that `failed` say why."""
-    parts = [_part(name, folder / name, failed.get(name)) for name in ABOUT]
+def page(title: str, folder: Path, names: Sequence[str], failed: Mapping[str, str]) -> str:
+    """HTML of the reports of the parts `names` below `folder`; those that `failed` say why."""
+    parts = [_part(name, folder / name, failed.get(name)) for name in names]
     head = f'<meta charset="utf-8"><title>{html.escape(title)}</title><style>{_STYLE}</style>'
     return f"<!doctype html><html lang=en><head>{head}</head><body><h1>{html.escape(title)}</h1>{''.join(parts)}</body></html>\n"
 

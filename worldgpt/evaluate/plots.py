@@ -29,19 +29,22 @@ class Points:
     """Whether a line runs through them."""
 
 
-def point_page(panels: Mapping[str, Mapping[str, Points]], *, diagonal: bool = False) -> np.ndarray:
-    """uint8 (H, W, 3) page of {title: {series: points}}; with `diagonal` both axes share a range and the line y = x is drawn."""
+def point_page(panels: Mapping[str, Mapping[str, Points]], *, diagonal: bool = False, from_zero: bool = False) -> np.ndarray:
+    """uint8 (H, W, 3) page of {title: {series: points}}; with `diagonal` both axes share a range and the line y = x is drawn; with
+    `from_zero` the vertical axes begin at 0 or below."""
     width, height = _LEFT + _SIDE + _RIGHT, _TOP + _SIDE + _BOTTOM
     columns = max(1, min(_COLUMNS, len(panels)))
     page = np.full((max(1, -(-len(panels) // columns)) * height, columns * width, 3), 255, np.uint8)
     for index, (title, series) in enumerate(panels.items()):
         row, column = divmod(index, columns)
-        _draw_points(page[row * height : (row + 1) * height, column * width : (column + 1) * width], title, series, diagonal)
+        _draw_points(page[row * height : (row + 1) * height, column * width : (column + 1) * width], title, series, diagonal, from_zero)
     return page
 
 
-def _draw_points(panel: np.ndarray, title: str, series: Mapping[str, Points], diagonal: bool) -> None:
+def _draw_points(panel: np.ndarray, title: str, series: Mapping[str, Points], diagonal: bool, from_zero: bool) -> None:
     x_range, y_range = (_range([np.asarray(v) for p in series.values() for v in values(p)]) for values in (_xs, _ys))
+    if from_zero:
+        y_range = (min(y_range[0], 0.0), y_range[1])
     if diagonal:
         x_range = y_range = (min(x_range[0], y_range[0]), max(x_range[1], y_range[1]))
 
