@@ -33,11 +33,9 @@ class TokenizerConfig:
     """Shape of the networks and of the codebook. The networks are convolutional: any frame size that divides will do."""
 
     downsampling: int = 8
-    """Pixels a code stands for in each direction: `patch` times `fold` times a power of two (8: a 64x128 frame has 8x16 codes)."""
+    """Pixels a code stands for in each direction: `patch` times a power of two (8: a 64x128 frame has 8x16 codes)."""
     patch: int = 4
     """Pixels that are folded into channels before the first convolution, and unfolded after the last, in each direction."""
-    fold: int = 1
-    """Neighbours in each direction that are told as one code: a world model reads `fold`² times fewer, longer codes of the same pictures."""
     encoder_width: int = 64
     """Channels of the encoder behind the fold; each further halving of the grid doubles them."""
     encoder_depth: int = 1
@@ -62,12 +60,9 @@ class TokenizerConfig:
     """VQ: weight of the pull of the encoder's vectors towards the codebook's."""
 
     def __post_init__(self) -> None:
-        halvings = log2(self.downsampling / (self.patch * self.fold)) if min(self.patch, self.downsampling, self.fold) > 0 else -1.0
+        halvings = log2(self.downsampling / self.patch) if self.patch > 0 and self.downsampling > 0 else -1.0
         if halvings < 0 or halvings != int(halvings):
-            smallest = f"patch ({self.patch}) times fold ({self.fold})"
-            raise UserError(f"tokenizer.downsampling: expected {smallest} times a power of two, got {self.downsampling}")
-        if self.fold > 1 and self.quantizer != "fsq":
-            raise UserError(f"tokenizer.fold: expected 1 for codes without digits ({self.quantizer}), got {self.fold}")
+            raise UserError(f"tokenizer.downsampling: expected patch ({self.patch}) times a power of two, got {self.downsampling}")
         if self.quantizer == "fsq" and (not self.levels or min(self.levels) < 3):
             raise UserError(f"tokenizer.levels: expected one or more numbers of at least 3, got {self.levels}")
         if self.quantizer == "vq" and (self.codebook_size < 2 or self.code_dim < 1):
@@ -79,17 +74,12 @@ class TokenizerConfig:
     @property
     def halvings(self) -> int:
         """How often the grid is halved after the fold."""
-        return int(log2(self.downsampling / (self.patch * self.fold)))
-
-    @property
-    def code_levels(self) -> tuple[int, ...]:
-        """Levels of the digits of a code, the fastest first; () for VQ, whose codes have none."""
-        return self.levels * self.fold**2 if self.quantizer == "fsq" else ()
+        return int(log2(self.downsampling / self.patch))
 
     @property
     def vocabulary(self) -> int:
         """Number of codes."""
-        return prod(self.code_levels) if self.quantizer == "fsq" else self.codebook_size
+        return prod(self.levels) if self.quantizer == "fsq" else self.codebook_size
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of codes for frames of `height` x `width` pixels; UserError where they do not divide.

@@ -90,12 +90,12 @@ class FrameTokenizer(SafePretrained):
 
     @property
     def codebook_size(self) -> int:
-        return self.shape.vocabulary
+        return self.quantizer.codebook_size
 
     @property
     def levels(self) -> tuple[int, ...]:
         """Levels of the digits that a code is made of, the fastest first; () for VQ, whose codes have none."""
-        return self.shape.code_levels
+        return tuple(self.shape.levels) if self.shape.quantizer == "fsq" else ()
 
     def grid(self, height: int, width: int) -> tuple[int, int]:
         """Rows and columns of codes for frames of this size; UserError where it does not divide."""
@@ -109,7 +109,7 @@ class FrameTokenizer(SafePretrained):
             if shape.vocabulary > MOST_CODES:  # before codes of any number of digits are parted
                 bits = shape.vocabulary.bit_length() - 1
                 raise UserError(f"{folder}: tokenizer.levels expected at most {MOST_CODES:,} codes, got 2^{bits} or more")
-            largest = max(map(prod, code_parts(shape.levels)))  # of a vector; folded, it is no larger
+            largest = max(map(prod, code_parts(shape.levels)))
             if largest > MOST_IDS:
                 raise UserError(f"{folder}: tokenizer.levels expected at most {MOST_IDS:,} ids a part, got {largest:,}")
         codebook = declared.get("quantizer.libraries.0._codebook.embed")
@@ -120,13 +120,13 @@ class FrameTokenizer(SafePretrained):
     def forward(self, frames: Tensor) -> Reconstruction:
         """frames (B, H, W, 3) uint8 -> their reconstruction, with gradients."""
         quantized = self.quantizer(self.encoder(to_signal(frames)))
-        return Reconstruction(self.decoder(quantized.values), self._folded(quantized.codes), quantized.loss)
+        return Reconstruction(self.decoder(quantized.values), quantized.codes, quantized.loss)
 
     @torch.no_grad()
     def encode(self, frames: Tensor) -> Tensor:
         """frames (B, H, W, 3) uint8 -> codes (B, h, w) int64."""
         self.grid(frames.shape[1], frames.shape[2])
-        return self._folded(self.quantizer(self.encoder(to_signal(frames))).codes)
+        return self.quantizer(self.encoder(to_signal(frames))).codes
 
     @torch.no_grad()
     def decode(self, codes: Tensor) -> Tensor:
@@ -134,25 +134,11 @@ class FrameTokenizer(SafePretrained):
         low, high = int(codes.min()), int(codes.max())
         if low < 0 or high >= self.codebook_size:
             raise UserError(f"codes: expected 0..{self.codebook_size - 1}, got {low}..{high}")
-        return to_frames(self.decoder(self.quantizer.codes_to_values(self._unfolded(codes))))
-
-    def _folded(self, codes: Tensor) -> Tensor:
-        """(B, fold h, fold w) of the quantizer -> (B, h, w): numbers whose digits are those of fold x fold neighbours, row by row."""
-        fold, worth = self.shape.fold, self.quantizer.codebook_size
-        parts = rearrange(codes, "b (h r) (w s) -> (r s) b h w", r=fold, s=fold)
-        return sum((part * worth**place for place, part in enumerate(parts[1:], 1)), parts[0])
-
-    def _unfolded(self, codes: Tensor) -> Tensor:
-        """The inverse of `_folded`."""
-        fold, worth = self.shape.fold, self.quantizer.codebook_size
-        parts = torch.stack([codes // worth**place % worth for place in range(fold**2)])
-        return rearrange(parts, "(r s) b h w -> b (h r) (w s)", r=fold, s=fold)
+        return to_frames(self.decoder(self.quantizer.codes_to_values(codes)))
 
     def content_hash(self) -> str:
         """16 hex digits that change with any weight and with the codebook, and with nothing else: they name what the codes mean."""
         digest = hashlib.sha256(f"{self.shape.quantizer} {self.shape.vocabulary} {self.shape.levels} {self.shape.patch}".encode())
-        if self.shape.fold > 1:
-            digest.update(f" {self.shape.fold}".encode())
         for name, tensor in sorted(self.state_dict().items()):
             digest.update(name.encode())
             digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())

@@ -46,8 +46,8 @@ GPUS = {
 def preset_layout(name: str) -> Layout:
     """The layout that a preset is made for: the codes of the tokenizer of its name, one camera, two channels of each kind."""
     tokenizer, size, world = tokenizer_presets()[name].tokenizer, FRAME_SIZES.get(name, USUAL_FRAME_SIZE), presets()[name]
-    grids = {"front": tokenizer.grid(*size)}
-    return Layout.build(grids, tokenizer.vocabulary, *CHANNELS, world.text.prompt_tokens, tokenizer.code_levels, world.model.part_ids)
+    levels, grids = tokenizer.levels if tokenizer.quantizer == "fsq" else (), {"front": tokenizer.grid(*size)}
+    return Layout.build(grids, tokenizer.vocabulary, *CHANNELS, world.text.prompt_tokens, levels, world.model.part_ids)
 
 
 # -- parameters -----------------------------------------------------------------------------------------------------------------
