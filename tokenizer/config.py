@@ -155,7 +155,7 @@ def presets() -> dict[str, TokenizerTrainConfig]:
     base = TokenizerConfig(8, encoder_width=128, encoder_depth=2, decoder_width=128, decoder_depth=4, levels=(4, 4, 4, 4, 4, 4))
     gaia = TokenizerConfig(16, encoder_width=128, encoder_depth=2, decoder_width=192, decoder_depth=4, levels=(8, 8, 8, 4, 4))
     return {
-        "demo": TokenizerTrainConfig(tokenizer=TokenizerConfig(levels=(4, 4, 4, 4)), loop=demo),
+        "demo": TokenizerTrainConfig(tokenizer=TokenizerConfig(levels=(4, 4, 4, 4)), losses=LossConfig(hard=4.0), loop=demo),
         "small": TokenizerTrainConfig(
             tokenizer=TokenizerConfig(encoder_depth=2, decoder_depth=3, levels=(4,) * 24), losses=LossConfig(hard=16.0), loop=small
         ),
