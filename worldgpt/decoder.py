@@ -29,8 +29,9 @@ from worldgpt.token_table import SplitTable, TokenTable
 
 FEW = 64
 """Positions up to which a CPU attends with plain products."""
-FUSED_ROWS = 32
-"""Positions of all worlds up to which compiled code on one thread is faster than torch's operations."""
+FUSED_READS = 1 << 15
+"""New positions of all worlds times those they look back on, up to which compiled code on one thread is faster than torch's operations; for a
+single position a world it always is (docs/experiments.md)."""
 
 
 class PreparedTable:
@@ -204,7 +205,7 @@ class StepDecoder:
         """As `WorldGPT.extend`, without saying that the positions are filled: (B, n, D) -> (B, n, D), by (1, 1, n, d / 2) complex."""
         batch, new, width = x.shape
         end = cache.filled + new
-        if self.fused is not None and batch * new <= FUSED_ROWS and torch.get_num_threads() == 1:
+        if self.fused is not None and torch.get_num_threads() == 1 and (new == 1 or batch * new * end <= FUSED_READS):
             return self.fused(x, by, self._sees(new, end), cache)
         mask = self.model.visible(new, end)
         by, x = by.transpose(1, 2)[:, :, None], x.reshape(batch * new, width)  # by (1, n, 1, 1, d / 2)

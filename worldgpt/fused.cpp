@@ -8,6 +8,7 @@
 #include <cmath>
 #include <cstdint>
 #include <cstring>
+#include <type_traits>
 #include <vector>
 #if defined(__AVX512VNNI__)
 #include <immintrin.h>
@@ -44,17 +45,29 @@ inline float total(Lanes values) {
     return (sum[0] + sum[1]) + (sum[2] + sum[3]);
 }
 
-inline float dot(const float* a, const float* b, int count) {
-    Lanes sums[2] = {};
+// Products of ROWS rows, `stride` apart, with one `other`, over the first `count` of `room` numbers and as many more as fill a vector: where
+// the rows hold zeros there, the sums are the same to the bit however far they go.
+template <int ROWS> inline void dots(const float* rows, int64_t stride, const float* other, int count, int room, float* out, int64_t apart) {
+    Lanes sums[ROWS][2] = {};
+    const int chunks = (count + LANES - 1) / LANES, whole = std::min(chunks, room / LANES);
     int i = 0;
-    for (; i + 2 * LANES <= count; i += 2 * LANES) {
-        sums[0] += load(a + i) * load(b + i);
-        sums[1] += load(a + i + LANES) * load(b + i + LANES);
+    for (; i + 2 <= whole; i += 2) {
+        const Lanes first = load(other + i * LANES), second = load(other + (i + 1) * LANES);
+        for (int r = 0; r < ROWS; r++) {
+            sums[r][0] += load(rows + r * stride + i * LANES) * first;
+            sums[r][1] += load(rows + r * stride + (i + 1) * LANES) * second;
+        }
     }
-    for (; i + LANES <= count; i += LANES) sums[0] += load(a + i) * load(b + i);
-    float sum = total(sums[0] + sums[1]);
-    for (; i < count; i++) sum += a[i] * b[i];
-    return sum;
+    for (; i < chunks; i++) {
+        Lanes rest = {};
+        std::memcpy(&rest, other + i * LANES, std::min(LANES, room - i * LANES) * sizeof(float));
+        for (int r = 0; r < ROWS; r++) {
+            Lanes part = {};
+            std::memcpy(&part, rows + r * stride + i * LANES, std::min(LANES, room - i * LANES) * sizeof(float));
+            sums[r][i % 2] += part * rest;
+        }
+    }
+    for (int r = 0; r < ROWS; r++) out[r * apart] = total(sums[r][0] + sums[r][1]);
 }
 
 // e to the power of numbers up to 0 or a little above: 2^n times a polynomial over half an octave to each side (Cephes, expf.c).
@@ -158,45 +171,41 @@ template <int ROWS> void panel_of(const float* x, const float* panel, int in, La
     }
 }
 
-// out (R, out) = x (R, in) times the matrix, or is added to.
-template <int ROWS> void multiply_rows(const Matrix& matrix, const float* x, float* out, bool adds) {
-    for (int first = 0; first < matrix.out; first += PANEL) {
-        Lanes sums[ROWS][VECTORS] = {};
-        panel_of<ROWS>(x, matrix.weights + first * matrix.in, matrix.in, sums);
-        const int count = std::min<int>(PANEL, matrix.out - first);
-        for (int r = 0; r < ROWS; r++) {
-            const float* found = reinterpret_cast<const float*>(sums[r]);
-            float* to = out + r * matrix.out + first;
-            for (int i = 0; i < count; i++) to[i] = adds ? to[i] + found[i] : found[i];
-        }
+// Some outputs, from `first` on: out (R, out) = x (R, in) times the matrix, or is added to.
+template <int ROWS> void multiply_rows(const Matrix& matrix, int first, const float* x, float* out, bool adds) {
+    Lanes sums[ROWS][VECTORS] = {};
+    panel_of<ROWS>(x, matrix.weights + first * matrix.in, matrix.in, sums);
+    const int count = std::min<int>(PANEL, matrix.out - first);
+    for (int r = 0; r < ROWS; r++) {
+        float found[PANEL], *to = out + r * matrix.out + first;
+        std::memcpy(found, sums[r], sizeof found);
+        for (int i = 0; i < count; i++) to[i] = adds ? to[i] + found[i] : found[i];
     }
 }
 
 #if defined(__AVX512VNNI__)
-template <int ROWS> void multiply_rounded(const Matrix& matrix, const uint8_t* x, const float* scales, float* out, bool adds) {
-    const int fours = matrix.in / 4;
-    for (int first = 0; first < matrix.out; first += PANEL) {
-        const int8_t* panel = matrix.rounded + first * matrix.in;
-        __m512i sums[ROWS][VECTORS] = {};
-        for (int k = 0; k < fours; k++) {
-            __m512i w[VECTORS];
-            for (int v = 0; v < VECTORS; v++) w[v] = _mm512_loadu_si512(panel + (k * PANEL + v * LANES) * 4);
-            for (int r = 0; r < ROWS; r++) {
-                int32_t four;
-                std::memcpy(&four, x + r * matrix.in + 4 * k, 4);
-                const __m512i same = _mm512_set1_epi32(four);
-                for (int v = 0; v < VECTORS; v++) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], same, w[v]);
-            }
-        }
-        const int count = std::min<int>(PANEL, matrix.out - first);
+template <int ROWS>
+void multiply_rounded(const Matrix& matrix, int first, const uint8_t* x, const float* scales, float* out, bool adds) {
+    const int8_t* panel = matrix.rounded + first * matrix.in;
+    __m512i sums[ROWS][VECTORS] = {};
+    for (int k = 0; k < matrix.in; k += 4) {
+        __m512i w[VECTORS];
+        for (int v = 0; v < VECTORS; v++) w[v] = _mm512_loadu_si512(panel + k * PANEL + v * LANES * 4);
         for (int r = 0; r < ROWS; r++) {
-            int32_t found[PANEL];
-            std::memcpy(found, sums[r], sizeof found);
-            float* to = out + r * matrix.out + first;
-            for (int i = 0; i < count; i++) {
-                const float value = (found[i] - 128 * matrix.sums[first + i]) * (scales[r] * matrix.scales[first + i]);
-                to[i] = adds ? to[i] + value : value;
-            }
+            int32_t four;
+            std::memcpy(&four, x + r * matrix.in + k, 4);
+            const __m512i same = _mm512_set1_epi32(four);
+            for (int v = 0; v < VECTORS; v++) sums[r][v] = _mm512_dpbusd_epi32(sums[r][v], same, w[v]);
+        }
+    }
+    const int count = std::min<int>(PANEL, matrix.out - first);
+    for (int r = 0; r < ROWS; r++) {
+        int32_t found[PANEL];
+        std::memcpy(found, sums[r], sizeof found);
+        float* to = out + r * matrix.out + first;
+        for (int i = 0; i < count; i++) {
+            const float value = (found[i] - 128 * matrix.sums[first + i]) * (scales[r] * matrix.scales[first + i]);
+            to[i] = adds ? to[i] + value : value;
         }
     }
 }
@@ -215,30 +224,28 @@ void round_rows(const float* x, int rows, int in, std::vector<uint8_t>& rounded,
 }
 #endif
 
-template <int ROWS> bool multiply_if(int rows, const Matrix& matrix, const float* x, const uint8_t* rounded, const float* scales, float* out, bool adds) {
-    if (rows != ROWS) return false;
-#if defined(__AVX512VNNI__)
-    if (matrix.rounded) return multiply_rounded<ROWS>(matrix, rounded, scales, out, adds), true;
-#endif
-    return multiply_rows<ROWS>(matrix, x, out, adds), true;
-}
-
-template <int... ROWS> void multiply_some(int rows, const Matrix& matrix, const float* x, const uint8_t* rounded, const float* scales, float* out, bool adds) {
-    (multiply_if<ROWS>(rows, matrix, x, rounded, scales, out, adds) || ...);
+// Calls f with the number of rows, 1 to MOST_ROWS, as a constant.
+template <int ROWS = MOST_ROWS, class F> inline void with_rows(int rows, F f) {
+    if (rows == ROWS) return f(std::integral_constant<int, ROWS>());
+    if constexpr (ROWS > 1) with_rows<ROWS - 1>(rows, f);
 }
 
 void multiply(const Matrix& matrix, const float* x, int rows, float* out, bool adds) {
+    const int in = matrix.in;
+#if defined(__AVX512VNNI__)
     static thread_local std::vector<uint8_t> rounded;
     static thread_local std::vector<float> scales;
-#if defined(__AVX512VNNI__)
-    if (matrix.rounded) round_rows(x, rows, matrix.in, rounded, scales);
+    if (matrix.rounded) round_rows(x, rows, in, rounded, scales);
 #endif
-    for (int r = 0; r < rows; r += MOST_ROWS) {
-        const int some = std::min(MOST_ROWS, rows - r);
-        const uint8_t* whole = matrix.rounded ? rounded.data() + r * matrix.in : nullptr;
-        const float* scale = matrix.rounded ? scales.data() + r : nullptr;
-        multiply_some<1, 2, 3, 4, 5, 6>(some, matrix, x + r * matrix.in, whole, scale, out + r * matrix.out, adds);
-    }
+    for (int first = 0; first < matrix.out; first += PANEL)  // a panel stays near while all rows pass it
+        for (int r = 0; r < rows; r += MOST_ROWS)
+            with_rows(std::min(MOST_ROWS, rows - r), [&](auto some) {
+                float* to = out + r * matrix.out;
+#if defined(__AVX512VNNI__)
+                if (matrix.rounded) return multiply_rounded<some>(matrix, first, rounded.data() + r * in, scales.data() + r, to, adds);
+#endif
+                multiply_rows<some>(matrix, first, x + r * in, to, adds);
+            });
 }
 
 // Neighbouring numbers are a pair, turned as a complex number.
@@ -249,13 +256,24 @@ void turn(const float* x, const float* by, float* out, int count) {
     }
 }
 
-// What a query (d,) finds among the first `seen` keys (N, d) and values (d, N).
-void attend(const float* query, const float* keys, const float* values, int seen, int room, int d, float sharpness, float* shares, float* out) {
-    for (int j = 0; j < seen; j++) shares[j] = sharpness * dot(query, keys + j * d, d);
-    const float largest = largest_of(shares, seen);
-    each(shares, seen, [&](Lanes logits, int) { return exponential(logits - largest); });
-    const float sum = sum_of(shares, seen, [](Lanes v) { return v; });
-    for (int i = 0; i < d; i++) out[i] = dot(shares, values + static_cast<int64_t>(i) * room, seen) / sum;
+// What ROWS queries (ROWS, d) find among keys (N, d) and values (d, N), of which each sees the first `sees`, the last one the most.
+template <int ROWS>
+void attend(const float* queries, const float* keys, const float* values, const int64_t* sees, int room, int d, float sharpness, float* shares, float* out,
+            int64_t apart) {
+    const int most = sees[ROWS - 1], end = std::min(room, (most + LANES - 1) / LANES * LANES);
+    for (int j = 0; j < most; j++) dots<ROWS>(queries, d, keys + static_cast<int64_t>(j) * d, d, d, shares + j, room);
+    float sums[ROWS];
+    for (int r = 0; r < ROWS; r++) {
+        float* row = shares + static_cast<int64_t>(r) * room;
+        const int seen = sees[r];
+        const float largest = sharpness * largest_of(row, seen);
+        each(row, seen, [&](Lanes logits, int) { return exponential(sharpness * logits - largest); });
+        sums[r] = sum_of(row, seen, [](Lanes v) { return v; });
+        std::fill(row + seen, row + end, 0.0f);
+    }
+    for (int i = 0; i < d; i++) dots<ROWS>(shares, room, values + static_cast<int64_t>(i) * room, most, room, out + i, apart);
+    for (int r = 0; r < ROWS; r++)
+        for (int i = 0; i < d; i++) out[r * apart + i] /= sums[r];
 }
 
 }  // namespace
@@ -268,9 +286,9 @@ void worldgpt_blocks(const Block* blocks, int64_t count, const Cache* cache, flo
     const int rows = worlds * fresh, width = blocks[0].qkv.in, d = width / heads, middle = blocks[0].down.in;
     const int64_t room = cache->room;
     static thread_local std::vector<float> buffer;
-    buffer.resize(static_cast<size_t>(rows) * (5 * width + 2 * middle + middle) + room + 3 * d);
+    buffer.resize(static_cast<size_t>(rows) * (5 * width + 3 * middle) + MOST_ROWS * (room + d) + d);
     float *normed = buffer.data(), *qkv = normed + rows * width, *mixed = qkv + rows * 3 * width, *gate_up = mixed + rows * width;
-    float *lit = gate_up + rows * 2 * middle, *shares = lit + rows * middle, *query = shares + room, *key = query + d;
+    float *lit = gate_up + rows * 2 * middle, *shares = lit + rows * middle, *queries = shares + MOST_ROWS * room, *query = queries + MOST_ROWS * d;
     for (int64_t layer = 0; layer < count; layer++) {
         const Block& block = blocks[layer];
         float *raw_keys = cache->raw_keys + layer * cache->a_block, *keys = cache->keys + layer * cache->a_block;
@@ -286,13 +304,21 @@ void worldgpt_blocks(const Block* blocks, int64_t count, const Cache* cache, flo
                 turn(raw, by + r % fresh * d, keys + (row + place) * d, d);
                 for (int i = 0; i < d; i++) values[row * d + i * room + place] = value[i];
             }
-        for (int r = 0; r < rows; r++)
+        for (int r = 0; r < rows;) {
+            const int some = std::min<int>(MOST_ROWS, fresh - r % fresh);  // of one world
             for (int h = 0; h < heads; h++) {
                 const int64_t row = (r / fresh * heads + h) * room;
-                norm(qkv + r * 3 * width + h * d, key, d);
-                turn(key, by + r % fresh * d, query, d);
-                attend(query, keys + row * d, values + row * d, sees[r % fresh], room, d, sharpness, shares, mixed + r * width + h * d);
+                for (int i = 0; i < some; i++) {
+                    norm(qkv + (r + i) * 3 * width + h * d, query, d);
+                    turn(query, by + (r + i) % fresh * d, queries + i * d, d);
+                }
+                with_rows(some, [&](auto constant) {
+                    float* to = mixed + r * width + h * d;
+                    attend<constant>(queries, keys + row * d, values + row * d, sees + r % fresh, room, d, sharpness, shares, to, width);
+                });
             }
+            r += some;
+        }
         multiply(block.mix, mixed, rows, x, true);
         for (int r = 0; r < rows; r++) norm(x + r * width, normed + r * width, width);
         multiply(block.gate_up, normed, rows, gate_up, false);
