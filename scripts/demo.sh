@@ -30,4 +30,4 @@ step "World model (about 6 minutes)" $out/worldgpt/report.json \
     python scripts/train_worldgpt.py --preset demo --data $out/data --tokenizer $out/tokenizer --output $out/worldgpt
 echo "== Videos (less than a minute)"
 python scripts/generate.py --checkpoint $out/worldgpt --prompt "rainy night" "sunny day" "snow, heavy traffic" \
-    --frames 100 --guidance 5 --top-p 0.99 --decode draft:32 --seed 0 --output $out/videos/demo.mp4
+    --frames 100 --guidance 5 --guidance-schedule frames=linear:50 --top-p 0.99 --decode draft:32 --seed 0 --output $out/videos/demo.mp4
