@@ -30,7 +30,7 @@ from worldgpt.token_table import SplitTable, TokenTable
 FEW = 64
 """Positions up to which a CPU attends with plain products."""
 FUSED_READS = 1 << 15
-"""New positions of all worlds times those they look back on, up to which compiled code on one thread is faster than torch's operations; for a
+"""New positions of all worlds times those they look back on, up to which compiled code on one thread beats torch's operations; for a
 single position a world it always is (docs/experiments.md)."""
 
 
