@@ -17,6 +17,7 @@ from worldgpt.decoder import StepDecoder
 from worldgpt.layout import SEEN_STEPS
 from worldgpt.model import WorldGPT
 from worldgpt.product import Weights
+from worldgpt.rope import rotate
 
 compiled = pytest.mark.skipif(shutil.which("c++") is None, reason="no C++ compiler on this machine")
 
@@ -109,6 +110,19 @@ def test_large_passes_and_many_threads_are_left_to_torch(monkeypatch: pytest.Mon
     torch.set_num_threads(2)
     drive(model, 2)
     assert not calls
+
+
+@compiled
+@pytest.mark.parametrize("turns", [1, 3])
+def test_keys_are_turned_as_torch_turns_them(turns: int) -> None:
+    raw, keys = torch.randn(2, 3, 2, 7, 8), torch.randn(2, 3, 2, 7, 8)
+    by, before = torch.polar(torch.ones(turns, 1, 5, 4), torch.randn(turns, 1, 5, 4)), keys.clone()
+    assert fused.turn_keys(raw, keys, by, 5)
+    torch.testing.assert_close(keys[:, :, :, :5], rotate(raw[:, :, :, :5], by))
+    assert torch.equal(keys[:, :, :, 5:], before[:, :, :, 5:])
+    assert not fused.turn_keys(raw.double(), keys.double(), by, 5)
+    torch.set_num_threads(2)
+    assert not fused.turn_keys(raw, keys, by, 5)
 
 
 def test_doing_without_a_compiler_is_told(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -280,6 +280,15 @@ void attend(const float* queries, const float* keys, const float* values, const 
 
 extern "C" {
 
+// The first `filled` of keys (L, B, H, N, d), turned from `raw` to their new places by (W, filled, d) pairs, W being B or 1 for all.
+void worldgpt_turn(const float* raw, const float* by, float* keys, int64_t layers, int64_t worlds, int64_t heads, int64_t room, int64_t d, int64_t filled,
+                   int64_t turns) {
+    for (int64_t plane = 0; plane < layers * worlds * heads; plane++) {
+        const float* turned = by + (turns > 1 ? plane / heads % worlds : 0) * filled * d;
+        for (int64_t i = 0; i < filled; i++) turn(raw + (plane * room + i) * d, turned + i * d, keys + (plane * room + i) * d, d);
+    }
+}
+
 // x (R, D) is read and replaced by the hidden states; by (n, d) pairs of cosine and sine; sees (n,) positions that each new one sees.
 void worldgpt_blocks(const Block* blocks, int64_t count, const Cache* cache, float* x, const float* by, const int64_t* sees, int64_t worlds, int64_t fresh,
                      int64_t heads, float sharpness) {

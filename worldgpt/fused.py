@@ -16,13 +16,16 @@ import warnings
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from data.errors import UserNotice
-from worldgpt.kv_cache import RingCache
 from worldgpt.product import Weights, rounded
+
+if TYPE_CHECKING:
+    from worldgpt.kv_cache import RingCache
 
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi")
@@ -84,7 +87,7 @@ class FusedBlocks:
         self._kept.append(tensor.contiguous())
         return self._kept[-1]
 
-    def __call__(self, x: Tensor, by: Tensor, sees: Tensor, cache: RingCache) -> Tensor:
+    def __call__(self, x: Tensor, by: Tensor, sees: Tensor, cache: "RingCache") -> Tensor:
         """Hidden states (B, n, D) -> (B, n, D), the last norm included; by (1, 1, n, d / 2) complex64; sees (n,): how many of the
         cache's first positions, the new ones among them, each new one sees. The cache gets their keys and values."""
         worlds, new, _ = x.shape
@@ -99,6 +102,18 @@ class FusedBlocks:
         sizes = map(ctypes.c_int64, (worlds, new, self.heads))
         self._run(self._blocks, ctypes.c_int64(len(self._blocks)), ctypes.byref(place), *pointers, *sizes, self.sharpness)
         return found
+
+
+def turn_keys(raw: Tensor, keys: Tensor, by: Tensor, filled: int) -> bool:
+    """Turn the first `filled` of `raw` (L, B, H, N, d) into `keys`, by (B or 1, 1, filled, d / 2) complex64; False, and nothing done, where
+    that is no work for compiled code: on a GPU, on several threads, in other numbers."""
+    plain = raw.dtype == torch.float32 and raw.is_contiguous() and keys.is_contiguous() and by.dtype == torch.complex64
+    if raw.device.type != "cpu" or not plain or torch.get_num_threads() > 1 or (compiled := library()) is None:
+        return False
+    turns = by.contiguous()
+    pointers = (ctypes.c_void_p(tensor.data_ptr()) for tensor in (raw, turns, keys))
+    compiled.worldgpt_turn(*pointers, *map(ctypes.c_int64, (*raw.shape, filled, len(by))))
+    return True
 
 
 @cache

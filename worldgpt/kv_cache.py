@@ -13,6 +13,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from worldgpt.fused import turn_keys
 from worldgpt.rope import rotate
 
 REACH = 90
@@ -140,8 +141,9 @@ class RingCache:
 
     def _turn(self, by: Tensor) -> None:
         """Rotate all finished steps' keys to their times in relation to the present."""
-        past = slice(0, self.filled)
-        self.keys[:, :, :, past] = rotate(self.raw_keys[:, :, :, past], by)
+        if not turn_keys(self.raw_keys, self.keys, by, self.filled):
+            past = slice(0, self.filled)
+            self.keys[:, :, :, past] = rotate(self.raw_keys[:, :, :, past], by)
 
     def append(self, layer: int, keys: Tensor, values: Tensor, by: Tensor) -> tuple[Tensor, Tensor]:
         """Write n new positions (B, heads, n, d) of one layer; returns the rotated keys and values of all filled ones."""
