@@ -70,7 +70,7 @@ template <int ROWS> inline void dots(const float* rows, int64_t stride, const fl
     for (int r = 0; r < ROWS; r++) out[r * apart] = total(sums[r][0] + sums[r][1]);
 }
 
-// e to the power of numbers up to 0 or a little above: 2^n times a polynomial over half an octave to each side (Cephes, expf.c).
+// e to the power of x, as far as float32 holds it: 2^n times a polynomial over half an octave to each side (Cephes, expf.c).
 inline Lanes exponential(Lanes x) {
     x = x < -87.0f ? Lanes{} - 87.0f : x > 88.0f ? Lanes{} + 88.0f : x;
     const Lanes shifted = x * 1.44269504f + 12582912.0f, n = shifted - 12582912.0f;
@@ -87,11 +87,11 @@ inline Lanes exponential(Lanes x) {
 // Applies f to whole vectors of `count` numbers; the last, where they do not fill it, is filled with zeros.
 template <class F> inline void each(float* values, int count, F f) {
     int i = 0;
-    for (; i + LANES <= count; i += LANES) store(values + i, f(load(values + i), i));
+    for (; i + LANES <= count; i += LANES) store(values + i, f(load(values + i)));
     if (i < count) {
         Lanes rest = {};
         std::memcpy(&rest, values + i, (count - i) * sizeof(float));
-        rest = f(rest, i);
+        rest = f(rest);
         std::memcpy(values + i, &rest, (count - i) * sizeof(float));
     }
 }
@@ -267,7 +267,7 @@ void attend(const float* queries, const float* keys, const float* values, const 
         float* row = shares + static_cast<int64_t>(r) * room;
         const int seen = sees[r];
         const float largest = sharpness * largest_of(row, seen);
-        each(row, seen, [&](Lanes logits, int) { return exponential(sharpness * logits - largest); });
+        each(row, seen, [&](Lanes logits) { return exponential(sharpness * logits - largest); });
         sums[r] = sum_of(row, seen, [](Lanes v) { return v; });
         std::fill(row + seen, row + end, 0.0f);
     }
@@ -335,7 +335,7 @@ void worldgpt_blocks(const Block* blocks, int64_t count, const Cache* cache, flo
             const float *gate = gate_up + r * 2 * middle, *up = gate + middle;
             float* to = lit + r * middle;
             std::memcpy(to, gate, middle * sizeof(float));
-            each(to, middle, [](Lanes g, int) { return g / (1.0f + exponential(-g)); });
+            each(to, middle, [](Lanes g) { return g / (1.0f + exponential(-g)); });
             for (int i = 0; i < middle; i++) to[i] *= up[i];
         }
         multiply(block.down, lit, rows, x, true);

@@ -30,46 +30,38 @@ if TYPE_CHECKING:
 SOURCE = Path(__file__).with_suffix(".cpp")
 FLAGS = ("-O3", "-march=native", "-std=c++17", "-shared", "-fPIC", "-Wno-psabi")
 """Where vectors are wider than the processor's, compilers warn of how functions pass them: they stay among our own."""
+MATRICES = ("qkv", "mix", "gate_up", "down")
+"""A block's, in the order of their use: query, key and value below one another; out; gate and up; down."""
 FOURS = 4
 """int8 inputs that are multiplied together."""
 
 
+def _fields(pointers: Sequence[str], numbers: Sequence[str]) -> list[tuple[str, type]]:
+    return [*((name, ctypes.c_void_p) for name in pointers), *((name, ctypes.c_int64) for name in numbers)]
+
+
 class _Matrix(ctypes.Structure):
-    _fields_ = (
-        ("weights", ctypes.c_void_p),
-        ("rounded", ctypes.c_void_p),
-        ("scales", ctypes.c_void_p),
-        ("sums", ctypes.c_void_p),
-        ("out", ctypes.c_int64),
-        ("in", ctypes.c_int64),
-    )
+    _fields_ = _fields(("weights", "rounded", "scales", "sums"), ("out", "in"))
 
 
 class _Block(ctypes.Structure):
-    _fields_ = (("qkv", _Matrix), ("mix", _Matrix), ("gate_up", _Matrix), ("down", _Matrix))
+    _fields_ = [(name, _Matrix) for name in MATRICES]
 
 
 class _Cache(ctypes.Structure):
-    _fields_ = (
-        ("raw_keys", ctypes.c_void_p),
-        ("keys", ctypes.c_void_p),
-        ("values", ctypes.c_void_p),
-        ("a_block", ctypes.c_int64),
-        ("room", ctypes.c_int64),
-        ("filled", ctypes.c_int64),
-    )
+    _fields_ = _fields(("raw_keys", "keys", "values"), ("a_block", "room", "filled"))
 
 
 class FusedBlocks:
-    """The blocks of a model whose matrices are (out, in): query, key and value below one another; out; gate and up; down."""
+    """The blocks of a model, each given by its MATRICES (out, in)."""
 
     def __init__(self, library: ctypes.CDLL, blocks: Sequence[Sequence[Tensor]], heads: int, sharpness: float, weights: Weights) -> None:
         self._run, self._kept, self.heads, self.sharpness = library.worldgpt_blocks, [], heads, ctypes.c_float(sharpness)
         panel = library.worldgpt_panel()
         self._blocks = (_Block * len(blocks))()
         for block, matrices in zip(self._blocks, blocks, strict=True):
-            for name, matrix in zip(("qkv", "mix", "gate_up", "down"), matrices, strict=True):
-                setattr(block, name, self._laid_out(matrix.detach().float(), panel, weights))
+            for name, matrix in zip(MATRICES, matrices, strict=True):
+                setattr(block, name, self._laid_out(matrix, panel, weights))
 
     def _laid_out(self, matrix: Tensor, panel: int, weights: Weights) -> _Matrix:
         out, inputs = matrix.shape
