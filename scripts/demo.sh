@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Fresh machine -> environment, embedded driving world, tokenizer, world model, three prompted videos. A second run reuses what is there.
 here=$(dirname "${BASH_SOURCE[0]}")
-echo "WorldGPT demo: about 12 minutes on two CPU cores, 4 GB of memory, 4 GB of disk (most of it packages)"
+echo "WorldGPT demo: 12 to 14 minutes on two CPU cores, 4 GB of memory, 4 GB of disk (most of it packages)"
 . "$here/environment.sh"
 out=runs/demo
 
